@@ -259,6 +259,23 @@ def test_what_a_foreign_run_does_not_say_is_said(bert_run: Path, copied):
     assert "assumed" in found.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("record", "wanted"),
+    [
+        ({"initial": None, "trained_before": False}, FRESH),
+        ({"initial": None, "trained_before": True}, None),
+        ({"initial": None, "trained_before": None}, None),
+        ({"initial": "some/encoder", "trained_before": True}, "some/encoder"),
+    ],
+)
+def test_weights_that_nothing_trained_before_are_drawn_again(record: dict, wanted: str | None, bert_run: Path, copied):
+    folder = copied(bert_run)
+    runs.edit(folder / "proponent_run.json", **record)
+    found = settings_of_run(Run.from_pretrained(folder))
+    assert found.initial == wanted
+    assert any("drawn from the configuration" in note for note in found.notes) == (wanted == FRESH)
+
+
 def test_an_optimizer_that_the_loop_lacks_is_named(bert_run: Path, copied):
     folder = copied(bert_run)
     runs.edit(folder / "proponent_run.json", optim="adafactor")

@@ -31,7 +31,7 @@ from proponent.models.encoding import Encoder
 from proponent.models.example_weights import refuse_missing_weights
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import fresh_model, starting_model, untrained_adapter
-from proponent.models.recorder import FRESH, run_record, second_moments, spread
+from proponent.models.recorder import FRESH, drawn, run_record, second_moments, spread
 from proponent.models.tasks.answered import LEFT_OUT
 from proponent.models.tasks.base import logits_of
 from proponent.progress import track
@@ -268,10 +268,11 @@ def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
         warmup=int(record["warmup_steps"]),
         clip=float(record["max_grad_norm"]) or None,
     )
-    initial = base or record.get("initial")
-    return RerunSettings(
-        replace(settings, **given), None if initial is None else str(initial), ("recorded by proponent.Recorder",)
-    )
+    initial, notes = base or record.get("initial"), ["recorded by proponent.Recorder"]
+    if initial is None and drawn(run.path):
+        initial = FRESH
+        notes.append("nothing was trained before: initial weights are drawn from the configuration")
+    return RerunSettings(replace(settings, **given), None if initial is None else str(initial), tuple(notes))
 
 
 def starting_weights(run: Run, given: str | None) -> str:
