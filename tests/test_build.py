@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import proponent
 import runs
+import test_answered_tasks as values
 from proponent.data import read
 from proponent.errors import DataError, DiskFullError, InputError, LabelError, MismatchError, RunError
 from proponent.gradients import computer as gradient_computer
@@ -364,6 +365,16 @@ def test_the_default_method_is_the_best_that_the_run_allows(
     assert joined.store.plan.method == method_of("tracin-we")
     language = proponent.build(lm_run, [{"text": "the bank"}, {"text": "a bank"}], tmp_path / "language", quiet=True)
     assert language.store.plan.method == method_of("tracin-we")
+
+
+def test_the_default_of_values_from_scratch_is_that_of_classifiers(tmp_path: Path) -> None:
+    run = values.regression(tmp_path / "run")
+    foreign = default_method(run)
+    assert foreign.method == "tracin-we"
+    assert "not measured by retraining where weights were trained before; --method tracin-we-idf" in foreign.reason
+    for record, wanted in (({"trained_before": False}, "tracin-we-idf"), ({"initial": "an/encoder"}, "tracin-we")):
+        (tmp_path / "run" / RUN_FILE).write_text(json.dumps({"initial": None} | record))
+        assert default_method(Run.from_pretrained(tmp_path / "run")).method == wanted
 
 
 def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(

@@ -10,6 +10,8 @@ from harness import table
 METHODS = ("tracin-we-idf", "tracin-we-adam-unit", "tracin-we", "grad-cos", "tracin-last", "tracin-all")
 CONTROLS = ("tfidf-sign", "bm25-sign", "label", "random")
 SHOWN = {"tfidf-sign": "TF-IDF x label sign", "bm25-sign": "BM25 x label sign", "label": "label alone"}
+GREY = {*CONTROLS, "bm25", "tfidf-label", "embedding", "loss"}
+"""Rows that no gradient has."""
 CHOICE = ("trec", "sst2")
 """Sets on which the form was chosen; the others are reported."""
 LEFT, PANEL, GAP, STEP = 150.0, 150.0, 16.0, 22.0
@@ -83,7 +85,7 @@ def panels(path: Path, title: str, found: list[Panel], key: tuple[str, str]) -> 
 
 
 def _marks(x: Callable[[float], float], y: float, both: tuple[Dot | None, Dot | None], row: str) -> list[str]:
-    color = "#6d675f" if row in CONTROLS else "#2f74d0"
+    color = "#6d675f" if row in GREY else "#2f74d0"
     made: list[str] = []
     for one, fill, shift in zip(both, (color, "#fff"), (-3, 4), strict=True):
         if one is not None:

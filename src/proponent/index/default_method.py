@@ -14,7 +14,7 @@ BEST = "tracin-we-adam-unit"
 """For classifiers without a record of how they began (decision 0012); needs the optimizer's second moments."""
 PLAIN = "tracin-we"
 SCRATCH = "tracin-we-idf"
-"""First within classes on classifiers that were trained from scratch, without second moments (decision 0025)."""
+"""First on classifiers (decision 0025) and on values (0026) of models from scratch; needs no second moments."""
 TUNED = "grad-cos"
 """The best method with word scores on classifiers fine-tuned from a pretrained model (decision 0014)."""
 
@@ -29,11 +29,7 @@ class Default(NamedTuple):
 def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:
     """Choose the method with the best measurements among those that the run allows."""
     if run.task.answers:
-        return Default(
-            PLAIN,
-            f"method {PLAIN}: the default for a {run.task.kind} model, not measured by retraining; "
-            f"--method {SCRATCH} found near-copies better in regression and question answering",
-        )
+        return _of_answers(run)
     if not run.task.labels:
         kind = "language" if run.task.predicts_tokens else run.task.kind
         return Default(PLAIN, f"method {PLAIN}: the default for a {kind} model")
@@ -61,6 +57,18 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
             "them: train with proponent.Recorder(), or choose --second-moment estimate",
         )
     return Default(BEST, f"method {BEST}: the default for a classifier whose second moments are known")
+
+
+def _of_answers(run: Run) -> Default:
+    """Regression, several labels, tags, places in a text (decision 0026); reward models have pairs."""
+    kind = f"the default for a {run.task.kind} model"
+    if run.task.pairing is None and not run.info.adapter and _from_scratch(run):
+        return Default(SCRATCH, f"method {SCRATCH}: {kind} that was trained from scratch")
+    return Default(
+        PLAIN,
+        f"method {PLAIN}: {kind}, not measured by retraining where weights were trained before; --method {SCRATCH} is "
+        "better from scratch",
+    )
 
 
 def _from_scratch(run: Run) -> bool:
