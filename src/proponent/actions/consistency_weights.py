@@ -35,6 +35,7 @@ from proponent.actions.unlabelled_weights import (
 from proponent.errors import InputError
 from proponent.models.model_outputs import pooled
 from proponent.progress import track
+from proponent.training.descent import descend
 from proponent.training.loop import one_thread
 from proponent.types import Example
 
@@ -204,31 +205,31 @@ class _Model:
             {"params": list(self._encoder.model.parameters()), "lr": chosen.learning_rate},
             {"params": list(self._head.parameters()), "lr": chosen.head_rate},
         ])  # fmt: skip
-        steps = track(range(chosen.steps), total=chosen.steps, label="training", unit="steps", quiet=quiet)
-        for step in steps:
+
+        def loss_of(step: int) -> Float[Tensor, ""]:
             known = labelled.take(drawn(generator, len(labelled), chosen.batch_size))
             places = drawn(generator, len(unlabelled), chosen.batch_size * chosen.ratio)
             asked = validation.take(drawn(generator, len(validation), chosen.validation))
             states = self._states(known.examples)
             loss = nn.functional.cross_entropy(self._head(states), torch.as_tensor(known.labels))
             loss = loss + chosen.ridge / 2 * sum(one.square().sum() for one in self._head.parameters())
-            if weight is None or weight > 0:
-                some = [unlabelled[int(at)] for at in places]
-                with torch.no_grad():
-                    targets = self._head(self._states(some)).softmax(1)
-                moved = self._states([_with(one, words, generator) for one in some])
-                each = nn.functional.cross_entropy(self._head(moved), targets, reduction="none")
-                loss = loss + (torch.as_tensor(self.weights[places], dtype=each.dtype) * each).mean()
-                if weight is None and step >= chosen.warm_up and not step % chosen.every:
-                    rows = Rows(_plain(states), known.labels)
-                    helped = self._influence(rows, _plain(moved), _plain(targets), self.weights[places], asked)
-                    moves = chosen.alpha * outer.step(places, helped)
-                    self.weights[places] = np.clip(self.weights[places] + moves, 0.0, HIGHEST)
-            optimizer.zero_grad()
-            cast("Any", loss).backward()
-            cast("Any", optimizer).step()
-        if not all(bool(torch.isfinite(one).all()) for one in self._encoder.model.parameters()):
-            raise InputError("training the encoder diverged: weights are not finite; lower the learning rate")
+            if weight is not None and weight <= 0:
+                return loss
+            some = [unlabelled[int(at)] for at in places]
+            with torch.no_grad():
+                targets = self._head(self._states(some)).softmax(1)
+            moved = self._states([_with(one, words, generator) for one in some])
+            each = nn.functional.cross_entropy(self._head(moved), targets, reduction="none")
+            loss = loss + (torch.as_tensor(self.weights[places], dtype=each.dtype) * each).mean()
+            if weight is None and step >= chosen.warm_up and not step % chosen.every:
+                rows = Rows(_plain(states), known.labels)
+                helped = self._influence(rows, _plain(moved), _plain(targets), self.weights[places], asked)
+                moves = chosen.alpha * outer.step(places, helped)
+                self.weights[places] = np.clip(self.weights[places] + moves, 0.0, HIGHEST)
+            return loss
+
+        steps = track(range(chosen.steps), total=chosen.steps, label="training", unit="steps", quiet=quiet)
+        descend(optimizer, map(loss_of, steps), "training the encoder")
 
     def _influence(
         self,

@@ -17,6 +17,7 @@ from proponent.errors import InputError
 from proponent.evaluate.intervals import bootstrap, paired
 from proponent.evaluate.report import figure, report, verdict
 from proponent.progress import track
+from proponent.training.descent import descend
 from proponent.training.loop import one_thread
 from proponent.views import EvaluationReport, Figure, MethodFigures
 
@@ -160,22 +161,16 @@ def fit_head(
         head = Head(features.shape[1], int(labels.max()) + 1, linear=linear)
         rate = settings.probe_rate if linear else settings.learning_rate
         optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=settings.weight_decay)
-        steps = settings.epochs * -(-len(features) // settings.batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         given, wanted = torch.as_tensor(features, dtype=torch.float32), torch.as_tensor(labels)
-        for _ in range(settings.epochs):
-            for rows in _batches(generator.permutation(len(features)), settings.batch_size, least_rows(kind, form)):
-                batch = given[rows]
-                made = head.features(batch)
-                loss = nn.functional.cross_entropy(head.linear(made), wanted[rows])
-                if kind == "NMTune":
-                    loss = loss + regulariser(made, batch, form)
-                optimizer.zero_grad()
-                cast("Any", loss).backward()
-                cast("Any", optimizer).step()
-                schedule.step()
-    if not all(bool(torch.isfinite(one).all()) for one in head.parameters()):
-        raise InputError(f"training the {kind} diverged: lower the learning rate")
+        orders = (generator.permutation(len(features)) for _ in range(settings.epochs))
+        batches = [rows for order in orders for rows in _batches(order, settings.batch_size, least_rows(kind, form))]
+
+        def loss_of(rows: Int[np.ndarray, " b"]) -> Float[Tensor, ""]:
+            made = head.features(given[rows])
+            loss = nn.functional.cross_entropy(head.linear(made), wanted[rows])
+            return loss + regulariser(made, given[rows], form) if kind == "NMTune" else loss
+
+        descend(optimizer, map(loss_of, batches), f"training the {kind}", cosine=len(batches))
     return head.eval()
 
 

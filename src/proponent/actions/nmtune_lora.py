@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import nn
+from torch import Tensor, nn
 
 from proponent.actions.nmtune import Form, HeadSettings, regulariser
 from proponent.actions.text_features import Encoder, LabelledTexts, refuse_unreadable, text_features
@@ -22,6 +22,7 @@ from proponent.evaluate.report import figure, verdict
 from proponent.models.huggingface import lora
 from proponent.models.model_outputs import pooled
 from proponent.progress import track
+from proponent.training.descent import descend
 from proponent.training.loop import one_thread
 from proponent.types import Example
 from proponent.views import EvaluationReport, Figure, MethodFigures
@@ -185,18 +186,14 @@ class _Tuned:
             for order in (_whole(generator.permutation(len(rows)), size) for _ in range(settings.epochs))
             for start in range(0, len(order), size)
         ]
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
-        for places in track(batches, total=len(batches), label="tuning", unit="steps", quiet=quiet):
+
+        def loss_of(places: Int[np.ndarray, " b"]) -> Float[Tensor, ""]:
             made = pooled(self.adapted, self.encoder.inputs([rows[int(at)] for at in places]))
             loss = nn.functional.cross_entropy(self.head(made), torch.as_tensor(labels[places]))
-            if form is not None:
-                loss = loss + regulariser(made, torch.as_tensor(frozen[places]), form)
-            optimizer.zero_grad()
-            cast("Any", loss).backward()
-            cast("Any", optimizer).step()
-            schedule.step()
-        if not all(bool(torch.isfinite(one).all()) for one in free):
-            raise InputError("tuning by LoRA diverged: lower the learning rate")
+            return loss if form is None else loss + regulariser(made, torch.as_tensor(frozen[places]), form)
+
+        passed = track(batches, total=len(batches), label="tuning", unit="steps", quiet=quiet)
+        descend(optimizer, map(loss_of, passed), "tuning by LoRA", cosine=len(batches))
 
     def predict(self, rows: Sequence[Example]) -> Int[np.ndarray, " n"]:
         """Classes of some rows."""

@@ -31,9 +31,7 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
         has = "a header but no rows" if table.column_names else "no rows"
         raise DataError(f"{table.name}: the table has {has}")
     chat = columns.messages if columns.text == "text" and columns.target == "target" else ""
-    layout = layout_of(table.column_names, chat)
-    if layout == "judged" and not columns.label:
-        layout = "completion"
+    layout = layout_of(table.column_names, chat, labelled=bool(columns.label))
     columns = _usual(table, columns)
     parts = _assign(table, columns, texts=layout == "text")
     warnings = list(table.warnings)

@@ -23,8 +23,8 @@ UNSEEN = -100
 _WAY_OUT = "mend the row, or read another column with --messages-column"
 
 
-def layout_of(names: Sequence[str], messages: str) -> Layout:
-    """Recognize the layout by the names of the columns; `messages` is the column of conversations, empty for none."""
+def layout_of(names: Sequence[str], messages: str, *, labelled: bool = True) -> Layout:
+    """Recognize the layout by the names of the columns; `messages` names conversations, or is empty for none."""
     held = set(names)
     if not messages:
         return "text"
@@ -35,7 +35,8 @@ def layout_of(names: Sequence[str], messages: str) -> Layout:
     if {"chosen", "rejected"} <= held:
         return "preference"
     if {"prompt", "completion"} <= held and "text" not in held:
-        return "judged" if "label" in held else "completion"
+        # without labels, what people judged is a prompt with its completion
+        return "judged" if labelled and "label" in held else "completion"
     return "text"
 
 
