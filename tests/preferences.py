@@ -97,6 +97,34 @@ def dpo(folder: Path, base: Path, rows: Sequence[Any], *callbacks: Any, lora: bo
     )
 
 
+JUDGED: list[dict[str, Any]] = [
+    {"prompt": one["prompt"], "completion": one[side], "label": side == "chosen"}
+    for at, one in enumerate(TEXTS)
+    for side in (("chosen", "rejected") if at % 3 else ("chosen",))
+][-21:]
+"""Judged answers: as many rows as fill no whole number of batches, one of them without place for its answer."""
+JUDGED_MESSAGES: list[dict[str, Any]] = [
+    {"prompt": one["prompt"], "completion": one["rejected" if at % 2 else "chosen"], "label": not at % 2}
+    for at, one in enumerate(MESSAGES)
+]
+
+
+def kto(folder: Path, base: Path, rows: Sequence[Any], *callbacks: Any, lora: bool = False, **settings: Any) -> Any:
+    """A KTOTrainer that has prepared its data."""
+    import peft
+
+    adapter = peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM") if lora else None
+    return trl.KTOTrainer(
+        model=str(settings.pop("model", base)),
+        ref_model=settings.pop("ref_model", None),
+        args=arguments(trl.KTOConfig, folder, **settings),
+        train_dataset=datasets.Dataset.from_list(list(rows)),
+        processing_class=transformers.AutoTokenizer.from_pretrained(base),
+        peft_config=adapter,
+        callbacks=[*callbacks, proponent.Recorder()],
+    )
+
+
 def reward(folder: Path, base: Path, rows: Sequence[Any], *callbacks: Any, **settings: Any) -> Any:
     """A RewardTrainer that has prepared its data."""
     tokenizer, adapter = transformers.AutoTokenizer.from_pretrained(base), settings.pop("peft_config", None)

@@ -358,7 +358,7 @@ def test_retraining_is_refused(full: Path, tmp_path: Path, said: Said) -> None:
     data = str(tmp_path / "rows.jsonl")
     code, _, err = said("evaluate", full, data, "--queries", data, "--metric", "lds", "--subsets", "2")
     assert code == 2, err
-    assert "trained on pairs of answers (DPO)" in " ".join(err.split())
+    assert "trained on judged answers (DPO)" in " ".join(err.split())
 
 
 def test_another_beta_is_another_run(index: proponent.Index, full: Path, tmp_path: Path) -> None:

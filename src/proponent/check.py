@@ -20,6 +20,7 @@ from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_rules import Block
 from proponent.gradients.model_parts import input_embedding, table_shape, word_tables
 from proponent.index.build import label_numbers
+from proponent.index.row_check import tell_batches
 from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
 from proponent.models.counting import rules_of
@@ -57,6 +58,7 @@ class _Check:
         self.labels = label_numbers(run, examples)
         rules = rules_of(run, examples.layout, max_length)
         self.encoder = run.encoder(rules.max_length, counting=rules.counting)
+        tell_batches(run, self.encoder, examples, examples.name)
         self.lengths = self.encoder.lengths(examples)
         self.model = run.load(run.checkpoints[-1])
         self.work = GradientComputer(run, self.model, Gradients(name="check"), self.encoder)

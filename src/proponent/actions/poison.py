@@ -31,6 +31,7 @@ from proponent.actions.text_overlap import shared_rows
 from proponent.errors import InputError, MismatchError
 from proponent.index import Index
 from proponent.models import Run
+from proponent.models.trainer_notes import JUDGED
 from proponent.progress import track
 from proponent.training.rerun import starting_weights
 from proponent.types import Example
@@ -152,7 +153,7 @@ def _subject(
 
 def answered(run: Run, train: Sequence[Example]) -> AnsweredRows:
     """The rows with their classes: labels of a classifier, shared answers of a language model."""
-    if run.task.answers or run.task.pairing is not None:
+    if run.task.answers or run.task.trainer in JUDGED:
         raise InputError(f"{run.path} is a {run.task.kind} model: poison is looked for in classes and in answers")
     names = run.label_names
     if names is None:

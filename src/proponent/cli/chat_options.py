@@ -49,8 +49,8 @@ class AskingOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A conversation in JSON, in place of TEXT: [{role, content}, ...], or a pair of answers: {prompt, "
-            "chosen, rejected}; - reads stdin.",
+            help="A conversation in JSON, in place of TEXT: [{role, content}, ...], or a row: {prompt, completion}, or "
+            "the pair {prompt, chosen, rejected}; - reads stdin.",
         ),
     ] = None
     span: Annotated[str | None, typer.Option(help="A piece of the answer: only its tokens count.")] = None
@@ -69,7 +69,7 @@ class AskingOptions:
         return {name: value for name, value in named.items() if value}
 
     def read(self) -> list[Any] | dict[str, Any] | None:
-        """Read the conversation: a list of messages, a row with messages, or a pair of answers."""
+        """Read the conversation: a list of messages, a row with messages or a completion, or a pair of answers."""
         if self.messages is None:
             return None
         try:
@@ -79,8 +79,9 @@ class AskingOptions:
             raise InputError(f"--messages {self.messages}: {error.strerror or error}") from error
         except ValueError as error:
             raise InputError(f"--messages {self.messages} is not valid JSON ({error})") from error
-        if isinstance(held, dict) and {"chosen", "rejected"} <= {*cast("dict[str, Any]", held)}:
-            return cast("dict[str, Any]", held)
+        row = cast("dict[str, Any]", held) if isinstance(held, dict) else {}
+        if {"chosen", "rejected"} <= {*row} or {"prompt", "completion"} <= {*row}:
+            return row
         found: object = cast("dict[str, Any]", held).get("messages") if isinstance(held, dict) else held
         if not isinstance(found, list):
             raise InputError(f'--messages {self.messages}: give a list of {{"role": ..., "content": ...}}')

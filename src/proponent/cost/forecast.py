@@ -28,6 +28,7 @@ from proponent.gradients.vocabulary_head import head_of, squares
 from proponent.index.model_check import check_model
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import batches, chosen, label_numbers, plan_segments, shard_of
+from proponent.index.row_check import tell_batches
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, untrained
 from proponent.method import Gradients, Retaken, Term
@@ -135,6 +136,7 @@ class _Forecaster:
         self.checkpoints = chosen(run, options.steps, method)
         rules = rules_of(run, examples.layout, options.max_length, options.stated)
         self.encoder = run.encoder(rules.max_length, Masks.of(method), rules.counting)
+        tell_batches(run, self.encoder, examples, examples.name)
         self.sample, self.lengths = self._counted()
         parquet_bytes({"warm": [1]})  # trigger its imports now: they are not timed, but count as memory
         model, self.loading = self._loaded()

@@ -21,7 +21,7 @@ from proponent.gradients.output_layer import OutputLayer
 from proponent.gradients.pairs import joined_pairs, slices_by_kind
 from proponent.gradients.pass_size import SMALL, PassSize
 from proponent.gradients.projection import compress
-from proponent.gradients.reference import Reference
+from proponent.gradients.reference import Reference, reference_of
 from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
@@ -293,7 +293,7 @@ class GradientComputer:
         """Examples with what the loss reads of a reference model."""
         if not self.run.task.refers:
             return encoded
-        self._reference = self._reference or Reference(self.run, self.model, self.encoder)
+        self._reference = self._reference or reference_of(self.run, self.model, self.encoder)
         return self._reference.completed(encoded)
 
     def losses(

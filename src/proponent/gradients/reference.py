@@ -1,4 +1,4 @@
-"""Log-probabilities of pairs of answers under the model that training began with, for losses that read them.
+"""Log-probabilities of judged answers under the model that training began with, for losses that read them.
 
 That model is the base of an adapter, or the model with its weights before training. Log-probabilities are kept
 for all checkpoints of a run, up to a limit.
@@ -17,6 +17,7 @@ from proponent.gradients.output_layer import OutputLayer
 from proponent.models import Encoded, Encoder, Run
 from proponent.models.tasks.base import Task
 from proponent.models.tasks.causal_lm import CausalLM
+from proponent.models.tasks.kto import KTO
 
 MOST_KEPT = 500_000
 """Pairs whose log-probabilities are kept."""
@@ -34,24 +35,26 @@ class Reference:
 
     def completed(self, encoded: Sequence[Encoded]) -> list[Encoded]:
         """Pairs with both log-probabilities; those that the data gives stay."""
+        return [replace(one, answer=np.asarray(self._known(one))) if _lacks(one) else one for one in encoded]
+
+    def _known(self, one: Encoded) -> tuple[float, ...]:
+        """Log-probabilities under the reference model, computed once."""
         if len(self._kept) > MOST_KEPT:
             self._kept.clear()
-        asked = [one for one in encoded if _lacks(one) and _key(one) not in self._kept]
-        if asked:
-            model = self._model()
-            for one in asked:
-                self._take(model, one)
-        return [replace(one, answer=np.asarray(self._kept[_key(one)])) if _lacks(one) else one for one in encoded]
+        key = _key(one)
+        if key not in self._kept:
+            self._kept[key] = self._log_probabilities(self._model(), one)
+        return self._kept[key]
 
-    def _take(self, model: nn.Module, one: Encoded) -> None:
-        batch = self.encoder.collate([one], [-1])
+    def _log_probabilities(self, model: nn.Module, one: Encoded) -> tuple[float, ...]:
+        """Those of the counted tokens of an answer, summed; of a pair, both."""
+        batch = self.encoder.collate([replace(one, answer=None)], [-1])
         loss = _PLAIN.objective(batch, "sum")
         losses = Capture(model, embedding=False, output=OutputLayer(model))(
             batch.inputs, loss.losses, batch.words, terms=loss.terms()
         ).losses
         counted = batch.counted.any(1).numpy()
-        chosen, rejected = np.where(counted, -losses, 0.0).tolist()  # an answer without a token has probability 1
-        self._kept[_key(one)] = (chosen, rejected)
+        return tuple(np.where(counted, -losses, 0.0).tolist())  # an answer without a token has probability 1
 
     def _model(self) -> nn.Module:
         if self.run.info.adapter:
@@ -62,10 +65,51 @@ class Reference:
         """Refuse an adapter that was trained on from an earlier state, which TRL keeps as another adapter."""
         folder = next((one.path for one in self.run.checkpoints if (one.path / "ref").is_dir()), None)
         if folder is not None:
+            way = "" if self.run.task.judged else ": give the columns ref_chosen_logps and ref_rejected_logps"
             raise RunError(
                 f"{folder} holds an adapter ref, from which the adapter was trained on, and proponent reads the base "
-                "without an adapter as the reference: give the columns ref_chosen_logps and ref_rejected_logps"
+                f"without an adapter as the reference{way}"
             )
+
+
+class JudgedReference(Reference):
+    """Fills in what the loss of judged answers (KTO) reads of the reference model and of its batch."""
+
+    def __init__(self, run: Run, model: nn.Module, encoder: Encoder) -> None:
+        super().__init__(run, model, encoder)
+        self._estimates: dict[int, float] = {}  # of each batch at this checkpoint
+
+    def completed(self, encoded: Sequence[Encoded]) -> list[Encoded]:
+        """Answers with their log-probability and the estimate of their batch."""
+        trained = [one.answer is not None and one.n_counted > 0 for one in encoded]
+        return [self._with_answer(one) if own else one for one, own in zip(encoded, trained, strict=True)]
+
+    def _with_answer(self, one: Encoded) -> Encoded:
+        assert one.answer is not None
+        side, row = one.answer[:2].tolist()
+        if np.isnan(row):  # a text that measures memory is no row
+            return replace(one, answer=np.asarray([1.0, row, 0.0, 0.0]))
+        return replace(one, answer=np.asarray([side, row, *self._known(one), self._estimate(int(row))]))
+
+    def _estimate(self, row: int) -> float:
+        """Mean log-ratio of the prompts of a batch with their neighbours' answers, at least 0."""
+        task = self.run.task
+        assert isinstance(task, KTO)
+        if not task.shares:
+            return 0.0
+        batches = self.run.judged.batches
+        at = batches.batch_of[row]
+        if at not in self._estimates:
+            ratios = [
+                self._log_probabilities(self._policy, one)[0] - self._known(one)[0] for one in batches.batches[at]
+            ]
+            self._estimates[at] = max(0.0, float(np.mean(ratios)))
+        return self._estimates[at]
+
+
+def reference_of(run: Run, model: nn.Module, encoder: Encoder) -> Reference:
+    """What a loss that compares with another model reads."""
+    return (JudgedReference if run.task.judged else Reference)(run, model, encoder)
 
 
 def _lacks(one: Encoded) -> bool:

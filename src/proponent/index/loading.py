@@ -13,6 +13,7 @@ from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.computer import GradientComputer, GradientSpec
 from proponent.gradients.layer_vectors import LayerVectors
 from proponent.index.planning import planned_blocks
+from proponent.index.row_check import tell_batches
 from proponent.method import Retaken
 from proponent.models import Encoder, Masks, Run
 from proponent.preconditioners.base import install_fitted
@@ -73,6 +74,8 @@ class LoadedRun:
             for one in self._folders
         ]
         run = runs[0] if len(runs) == 1 else Run.join(runs)
+        encoder = run.encoder(plan.max_length, Masks.of(plan.term), plan.counting)
+        tell_batches(run, encoder, map(self.store.example, range(self.store.n)), str(self.store.folder))
         for name, value in plan.fingerprints.items():
             found = value if name.split()[0] in {"moments", "queries"} else run.fingerprints.get(name, "missing")
             if found != value:

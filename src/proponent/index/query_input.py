@@ -31,7 +31,7 @@ Queries: TypeAlias = Query | Sequence[Query]
 
 _PAIR = ("prompt", "chosen", "rejected", "ref_chosen_logps", "ref_rejected_logps", "margin", "chat_template_kwargs")
 
-_FIELDS = ("text", "messages", "tools", "text_pair", "label", "target", "id", "span", *_PAIR)
+_FIELDS = ("text", "messages", "tools", "text_pair", "label", "target", "id", "span", "completion", *_PAIR)
 
 
 def plain_label(label: AnyLabel) -> Label:
@@ -68,17 +68,22 @@ def queries_of(
     ]
 
 
-def _pair(query: Mapping[str, Any], name: str, row: int) -> Example:
-    """A pair of answers, in the columns of a data set."""
-    other = next(
-        (one for one in ("text", "messages", "text_pair", "target", "span") if query.get(one) is not None), None
-    )
-    if other is not None or not {"chosen", "rejected"} <= {*query}:
-        wrong = "one of chosen and rejected is missing" if other is None else f"it also has {other}"
-        raise InputError(f"query {row} is no pair of answers: {wrong}; give chosen and rejected, and maybe prompt")
-    kept = {field: value for field, value in query.items() if field in (*_PAIR, "tools") and value is not None}
-    (found,) = read([kept], allow_empty=True)
-    return Example(name, row, label=query.get("label"), content=found.content)
+def _row(query: Mapping[str, Any], name: str, row: int) -> Example:
+    """A pair of answers, or a prompt with its completion, in the columns of a data set."""
+    pair = "completion" not in query
+    wanted, kind = ({"chosen", "rejected"}, "pair of answers") if pair else ({"prompt"}, "prompt with its completion")
+    others = ("text", "messages", "text_pair", "target", *(("span",) if pair else ("chosen", "rejected", "label")))
+    other = next((one for one in others if query.get(one) is not None), None)
+    if other is not None or not wanted <= {*query}:
+        lacks = "one of chosen and rejected is missing" if pair else "prompt is missing"
+        also = "; the loss of a judged answer is not asked for, but that of its tokens" if other == "label" else ""
+        wrong = lacks if other is None else f"it also has {other}{also}"
+        way = "give chosen and rejected, and maybe prompt" if pair else "give both, and maybe span"
+        raise InputError(f"query {row} is no {kind}: {wrong}; {way}")
+    fields = (*_PAIR, "tools") if pair else ("prompt", "completion", "tools", "chat_template_kwargs")
+    (found,) = read([{field: query[field] for field in fields if query.get(field) is not None}], allow_empty=True)
+    made = Example(name, row, label=query.get("label"), content=found.content)
+    return made if pair else with_span(made, query.get("span"))
 
 
 def _completed(one: Example, label: Any, pair: Any, target: Any) -> Example:
@@ -126,8 +131,8 @@ def _example(query: Query, row: int) -> Example:
         )
     identity = query.get("id")
     name = str(row) if identity is None else str(identity)
-    if "chosen" in query or "rejected" in query:
-        return _pair(query, name, row)
+    if not {"chosen", "rejected", "completion"}.isdisjoint(query):
+        return _row(query, name, row)
     if "messages" in query:
         content = conversation_of(query["messages"], query.get("target"), query.get("tools"))
         return with_span(Example(name, row, label=query.get("label"), content=content), query.get("span"))

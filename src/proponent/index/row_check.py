@@ -1,6 +1,6 @@
 """Check the rows of a language model against what its training fed: same tokens, same counted tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -10,6 +10,9 @@ from proponent.errors import MismatchError
 from proponent.models import Encoded, Encoder, Run
 from proponent.models.batch_record import BatchRecord, read_batch_record, row_hash
 from proponent.models.counting import fine_tuning_note, homes, logged_tokens
+from proponent.models.judged_rows import JudgedBatches, refuse_other_order
+from proponent.models.tasks import KTO
+from proponent.models.trainer_notes import JUDGED
 from proponent.types import Example, Text
 
 CHUNK = 256
@@ -21,6 +24,7 @@ def check_rows(
     """Refuse rows that a recorded training did not feed; return its record and notes."""
     if not run.task.chats:
         return None, []
+    tell_batches(run, encoder, examples, examples.name)
     records = [read_batch_record(home) for home in homes(run)]
     known = [one for one in records if one is not None]
     if len(known) < len(records) or not encoder.counting.trl:
@@ -31,7 +35,27 @@ def check_rows(
         hashes = {row_hash(side.ids, np.where(side.counted, side.ids, -100)) for side in sides}
         if not all(hashes <= some for some in held):
             raise MismatchError(_difference(run, examples, encoder, example, len(one.ids)))
+    if isinstance(run.task, KTO) and run.task.shares:
+        _ = run.judged.batches  # refuses rows in another order
     return known[0], []
+
+
+def judged_batches(run: Run, encoder: Encoder, examples: Iterable[Example], name: str) -> JudgedBatches:
+    """The batches of a KTO training; rows in another order than the Recorder noted are refused."""
+    task = run.task
+    assert isinstance(task, KTO)
+    rows = [(example, encoder.judged_parts(example)) for example in examples]
+    for home in homes(run):
+        record = read_batch_record(home)
+        if record is not None and len(record.rows):
+            refuse_other_order(rows, encoder.max_length, record.rows.tolist(), name, home)
+    return JudgedBatches.of(((example.row, parts) for example, parts in rows), task.batch, encoder.max_length)
+
+
+def tell_batches(run: Run, encoder: Encoder, examples: Iterable[Example], name: str) -> None:
+    """Let a run of KTO find the rows of a batch, which share an estimate; other runs need none."""
+    if isinstance(run.task, KTO) and run.task.shares:
+        run.judged.tell(lambda: judged_batches(run, encoder, examples, name))
 
 
 def _encoded(
@@ -59,7 +83,7 @@ def _difference(run: Run, examples: Examples, encoder: Encoder, example: Example
         ("completion-only loss", note.get("completion_only") is not False, counting.completion_only, "--whole"),
         ("packing", note.get("packing", ""), counting.packing, "the record"),
     ]
-    reasons = reasons[:2] if run.task.pairing is not None else reasons
+    reasons = reasons[:2] if run.task.trainer in JUDGED else reasons
     unlike = [one for one in reasons if note and one[1] != one[2]]
     where = f"{examples.name}, row {example.row} (id {example.id})"
     if not unlike:

@@ -62,8 +62,8 @@ class BatchRecorder:
     """Records the batches of a language model as it is trained."""
 
     def __init__(self, model: Any, dataset: Any, most: int | None = None) -> None:
-        """Without a model, note only the rows: pairs of answers, of which `most` tokens are read."""
-        rows = _prepared(dataset) if model is not None else _pairs(dataset, most)
+        """Without a model, note only the rows: judged answers, of which `most` tokens are read."""
+        rows = _prepared(dataset) if model is not None else _judged(dataset, most)
         self._rows = np.asarray(list(rows), dtype=np.uint64)
         self._seen: list[int] = []
         self._ends: list[int] = []
@@ -114,15 +114,18 @@ def _documents(ids: Any, labels: Any, mask: Any, positions: Any) -> Iterator[tup
         yield own[kept], row[kept]
 
 
-def _pairs(dataset: Any, most: int | None) -> Iterator[int]:
-    """Hashes of both answers of each pair, behind the prompt where they stand apart from it."""
+def _judged(dataset: Any, most: int | None) -> Iterator[int]:
+    """Hashes of the answers of each row, one or both of a pair, behind the prompt where they stand apart from it."""
     sized = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and 0 < len(dataset) <= MOST_ROWS
-    if not sized or not isinstance(dataset[0], dict) or not {"chosen_ids", "rejected_ids"} <= {*dataset[0]}:
+    held: set[str] = {*dataset[0]} if sized and isinstance(dataset[0], dict) else set()
+    pair = "chosen_ids", "rejected_ids"
+    names = pair if held.issuperset(pair) else ("completion_ids",)
+    if not held.issuperset(names):
         return
     for at in range(len(dataset)):
         row = cast("dict[str, Any]", dataset[at])
         prompt: list[int] = list(row.get("prompt_ids", ()))
-        for name in ("chosen_ids", "rejected_ids"):
+        for name in names:
             ids = np.asarray([*prompt, *row[name]], dtype=np.int64)[:most]
             labels = np.where(np.arange(len(ids)) < len(prompt), -100, ids)
             yield row_hash(ids, labels)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 from proponent.errors import InputError
 from proponent.models.batch import Aligned
 from proponent.models.chat_template import ChatTemplate, Placed
-from proponent.models.preference_rows import Pairing, Tokenize, aligned_pair, both_answers
+from proponent.models.preference_rows import Pairing, Tokenize, aligned_pair, both_answers, judged_answer
 from proponent.types import Content, Conversation, Counting, Example, Preference, Prompted, Text, Tokens
 
 IN_TEMPLATE = -2
@@ -37,6 +37,7 @@ class ChatRows:
     counting: Counting
     max_length: int
     pairing: Pairing | None = None  # what counts of pairs of answers; None where they are not read
+    judged: bool = False  # whether single judged answers (KTO) are read
 
     def aligned(self, example: Example, *, asked: bool = False) -> Aligned:
         """Tokenize one row, whole if need be cut at the limit; of a query (`asked`), only the answer counts."""
@@ -49,6 +50,8 @@ class ChatRows:
             made = self._texts(content, asked=asked)
         elif isinstance(content, Preference) and self.pairing is not None:
             made = aligned_pair(content, name, self.pairing, self.max_length, self._counted_side(name))
+        elif isinstance(content, Preference) and self.judged:
+            made = self._counted_side(name)(judged_answer(content, name))
         else:
             if isinstance(content, Preference):
                 both_answers(content, name)
@@ -65,7 +68,7 @@ class ChatRows:
     def _counted_side(self, name: str) -> Tokenize:
         """Tokenizes one side of a pair: the tokens after the prompt count, or all."""
         whole = Counting(trl=True, template=self.counting.template, completion_only=False, date=self.counting.date)
-        rows, asked = replace(self, counting=whole), self.pairing == "answers"
+        rows, asked = replace(self, counting=whole), self.judged or self.pairing == "answers"
 
         def tokenize(content: Content) -> Aligned:
             if isinstance(content, Conversation):
@@ -73,6 +76,13 @@ class ChatRows:
             return rows._texts(cast("Prompted", content), asked=asked)
 
         return tokenize
+
+    def judged_parts(self, example: Example) -> tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]:
+        """The tokens of a judged answer, whole: those of its prompt, and those from where it counts."""
+        name = f"the row with id {example.id}"
+        one = self._counted_side(name)(judged_answer(cast("Preference", example.content), name))
+        begin = int(one.counted.argmax()) if one.counted.any() else len(one.ids)
+        return one.ids[:begin], one.ids[begin:]
 
     def prompt_ids(self, example: Example) -> list[int]:
         """The tokens after which an answer begins."""

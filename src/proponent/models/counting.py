@@ -11,6 +11,7 @@ from proponent.models.objective import training_of
 from proponent.models.recorder import run_record
 from proponent.models.run import Run
 from proponent.models.settings import read_settings
+from proponent.models.trainer_notes import JUDGED
 from proponent.types import Counting
 
 TRL_LENGTH = 1024
@@ -126,7 +127,7 @@ def _recorded(run: Run, folder: Path) -> _Known | None:
         return None
     template, own = held.get("template"), getattr(run.tokenizer, "chat_template", None)
     source = f"recorder (TRL {held.get('trl', '')})"
-    if run.task.pairing is not None:
+    if run.task.trainer in JUDGED:
         day = str(held.get("date", ""))
         counting = Counting(trl=True, template=None if template == own else template, date=day)
         return _Known(counting, held.get("max_length", TRL_LENGTH), source)

@@ -34,7 +34,7 @@ class Encoder:
         counting: Counting | None = None,
     ) -> None:
         self.tokenizer, self.task, self.max_length, self.pad_id, self.masks = tokenizer, task, max_length, pad_id, masks
-        self._chat = ChatRows(tokenizer, counting or Counting(), max_length, task.pairing)
+        self._chat = ChatRows(tokenizer, counting or Counting(), max_length, task.pairing, task.judged)
 
     @property
     def counting(self) -> Counting:
@@ -93,6 +93,10 @@ class Encoder:
         """Fill in the text of a row of tokens; any other example stays."""
         return self._chat.decoded(example)
 
+    def judged_parts(self, example: Example) -> tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]:
+        """The whole tokens of a judged answer: those of its prompt, and those from where it counts."""
+        return self._chat.judged_parts(self.decoded(example))
+
     def prompt_ids(self, example: Example) -> list[int]:
         """The tokens after which an answer begins."""
         return self._chat.prompt_ids(example)
@@ -117,7 +121,11 @@ class Encoder:
         for (at, one), own in zip(sides, split, strict=True):
             own[one.parts == IN_TEMPLATE] = len(splittings[at].numbers)  # the word after all words: [template]
         made = iter(split)
-        return [self._encoded(one, made, example) for one, example in zip(aligned, examples, strict=True)]
+        found = [self._encoded(one, made, example) for one, example in zip(aligned, examples, strict=True)]
+        if self.task.judged and not asked:  # a question has the loss of its tokens
+            pairs = zip(found, examples, strict=True)
+            return [replace(one, answer=self.task.figures(example)) for one, example in pairs]
+        return found
 
     def counted_spans(self, example: Example, *, asked: bool = False) -> tuple[tuple[Span, ...], ...]:
         """The places in each text whose tokens count, joined where they touch."""

@@ -19,9 +19,9 @@ Pairing = Literal["answers", "texts"]
 """What counts of a pair: the answers after their prompt, or the whole texts."""
 
 ONE_SIDED = (
-    "{name} holds one judged answer (KTO), whose loss depends on the other rows of its batch: proponent explains "
-    "pairs of answers: join a wanted and an unwanted answer of a prompt (chosen, rejected), or, for a run that was "
-    "trained on prompt and completion, leave the label out (--label-column '')"
+    "{name} holds one judged answer (KTO), and nothing says that TRL's KTOTrainer trained this run with "
+    "proponent.Recorder(): join a wanted and an unwanted answer of a prompt (chosen, rejected) for a run on pairs, or, "
+    "for a run that was trained on prompt and completion, leave the label out (--label-column '')"
 )
 
 Tokenize = Callable[[Content], Aligned]
@@ -32,6 +32,16 @@ def both_answers(one: Preference, name: str) -> tuple[Side, Side]:
     if one.chosen is None or one.rejected is None:
         raise InputError(ONE_SIDED.format(name=name))
     return one.chosen, one.rejected
+
+
+def judged_answer(one: Preference, name: str) -> Content:
+    """The one answer behind its prompt, as a row of its own; a pair is refused."""
+    if one.chosen is not None and one.rejected is not None:
+        raise InputError(
+            f"{name} holds a pair of answers, and this run was trained on judged answers (KTO): ask about one of them, "
+            "with prompt and completion"
+        )
+    return _joined(one, cast("Side", one.rejected if one.chosen is None else one.chosen))
 
 
 def aligned_pair(one: Preference, name: str, pairing: Pairing, most: int, tokenize: Tokenize) -> Aligned:

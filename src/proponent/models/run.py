@@ -26,6 +26,7 @@ from proponent.models.huggingface import (
     read_model_info,
     refuse_base,
 )
+from proponent.models.judged_rows import JudgedSource
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.model_outputs import check_shift
 from proponent.models.one_training import check_one_training
@@ -201,9 +202,14 @@ class Run:
         return self.task.settings, base
 
     @cached_property
-    def reference_figures(self) -> dict[int, tuple[float, float]]:
-        """Log-probabilities of pairs of answers under the reference model, by a hash of their tokens."""
+    def reference_figures(self) -> dict[int, tuple[float, ...]]:
+        """Log-probabilities of answers under the reference model, one or both of a pair, by a hash of their tokens."""
         return {}
+
+    @cached_property
+    def judged(self) -> JudgedSource:
+        """The batches of a KTO training, whose rows share an estimate."""
+        return JudgedSource()
 
     @cached_property
     def reference(self) -> torch.nn.Module:

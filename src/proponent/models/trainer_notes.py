@@ -21,13 +21,18 @@ _DPO = (
 )
 """Settings of the DPOTrainer; those that change its loss are refused by name (`tasks/dpo.py`)."""
 
+_KTO = ("beta", "loss_type", "desirable_weight", "undesirable_weight")
+"""Settings of the loss of the KTOTrainer."""
+
 
 def trainer_note(args: Any, tokenizer: Any, model: Any) -> dict[str, Any]:
     """The settings of the trainer that these arguments belong to, under its name; empty for other trainers."""
     if hasattr(args, "assistant_only_loss") and hasattr(args, "completion_only_loss"):
         return {"sft": _single(args, tokenizer)}
     if hasattr(args, "precompute_ref_log_probs") and hasattr(args, "desirable_weight"):
-        return {"kto": _common(args, tokenizer)}
+        own = {name: getattr(args, name) for name in _KTO if hasattr(args, name)}
+        size = {"batch_size": args.per_device_train_batch_size, "processes": args.world_size}
+        return {"kto": _common(args, tokenizer) | own | size | {"reference": _initial(model)}}
     if hasattr(args, "precompute_ref_log_probs") and hasattr(args, "loss_type") and hasattr(args, "beta"):
         own = {name: getattr(args, name) for name in _DPO if hasattr(args, name)}
         return {"dpo": _common(args, tokenizer) | own | {"reference": _initial(model)}}

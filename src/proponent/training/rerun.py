@@ -34,6 +34,7 @@ from proponent.models.huggingface import fresh_model, starting_model, untrained_
 from proponent.models.recorder import FRESH, drawn, run_record, second_moments, spread
 from proponent.models.tasks.answered import LEFT_OUT
 from proponent.models.tasks.base import logits_of
+from proponent.models.trainer_notes import JUDGED
 from proponent.progress import track
 from proponent.tensors import write_tensors
 from proponent.training.loop import Around, TrainingLoop
@@ -238,9 +239,9 @@ class RerunSettings:
 
 def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
     """Read the hyper-parameters of a run."""
-    if run.task.pairing is not None:
+    if run.task.trainer in JUDGED:
         raise RunError(
-            f"the run in {run.path} was trained on pairs of answers ({run.task.kind}), which the built-in retrainer "
+            f"the run in {run.path} was trained on judged answers ({run.task.kind}), which the built-in retrainer "
             "does not support: its scores cannot be measured by retraining"
         )
     given = {name: value for name, value in changes.items() if value is not None}

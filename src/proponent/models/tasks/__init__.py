@@ -9,6 +9,7 @@ from proponent.models.tasks.base import Losses, Objective, Reduction, Task, Toke
 from proponent.models.tasks.causal_lm import CausalLM
 from proponent.models.tasks.classification import Classification, LabelLoss
 from proponent.models.tasks.dpo import DPO
+from proponent.models.tasks.kto import KTO
 from proponent.models.tasks.masked_lm import MaskedLM
 from proponent.models.tasks.multi_label import MultiLabel
 from proponent.models.tasks.question_answering import QuestionAnswering
@@ -19,6 +20,7 @@ from proponent.models.tasks.token_classification import TokenClassification
 
 __all__ = [
     "DPO",
+    "KTO",
     "TASKS",
     "CausalLM",
     "Classification",
@@ -44,7 +46,7 @@ __all__ = [
 TASKS: tuple[type[Task], ...] = (
     *(Regression, MultiLabel, Classification, TokenClassification, QuestionAnswering),
     *(CausalLM, MaskedLM, Seq2Seq),
-    *(DPO, RewardPairs),  # in place of others, by how a run was trained
+    *(DPO, RewardPairs, KTO),  # in place of others, by how a run was trained
 )
 """The first task that recognises a model is used."""
 

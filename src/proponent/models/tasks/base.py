@@ -140,8 +140,10 @@ class Task(ABC):
     """Whether conversations and rows of tokens are read."""
     pairing: ClassVar[Pairing | None] = None
     """What counts of rows that are pairs of answers; None where rows are no pairs."""
+    judged: ClassVar[bool] = False
+    """Whether rows are single judged answers."""
     refers: ClassVar[bool] = False
-    """Whether the loss of a pair reads log-probabilities under the model that training began with."""
+    """Whether the loss of judged answers reads log-probabilities under the model that training began with."""
     trainer: ClassVar[str] = "sft"
     """TRL's tag for the trainer of chat data whose settings hold."""
     predicts_tokens: ClassVar[bool] = True
@@ -234,7 +236,7 @@ class Task(ABC):
         return [-1 for _ in examples]
 
     def figures(self, example: Example) -> Float[np.ndarray, " m"]:
-        """The numbers of a pair of answers that the loss reads; NaN for one that a model must give."""
+        """The numbers of judged answers that the loss reads; NaN for one that a model must give."""
         raise NotImplementedError
 
     def stored(self, example: Example) -> str | None:
