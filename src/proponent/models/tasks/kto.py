@@ -70,7 +70,8 @@ class JudgedLoss(Objective):
 
     @property
     def _weight(self) -> Float[Tensor, " n"]:
-        return torch.where(self.side > 0, *(torch.tensor(one, dtype=self.side.dtype) for one in self.weights))
+        wanted, unwanted = (torch.tensor(one, dtype=self.side.dtype) for one in self.weights)
+        return torch.where(self.side > 0, wanted, unwanted)
 
     def _combine(self, token: Float[Tensor, "n u"]) -> Float[Tensor, " n"]:
         ratio = -(token * self.tokens.counted).sum(1) - self.reference.to(token.dtype)
