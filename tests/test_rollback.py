@@ -273,7 +273,7 @@ def test_ratings_are_products_of_two_rows(tmp_path: Path):
     model = run.load(run.checkpoints[-1])
     assert model.config.offset == 3.0
     (found,) = explain_run(run, examples, [examples[1]], "rollback", k=4, quiet=True)
-    assert "lost loss" in " ".join(found.notes)
+    assert "the score is the rise of the loss (without a value: the fall of the output)" in " ".join(found.notes)
     assert all({"u0", "i1"} & {one.text, one.text_pair} for one in found.proponents)
     with pytest.raises(InputError, match="compares probabilities"):
         check_rollback(run, examples, examples[:1], RollbackSettings(tmp_path / "cache"), quiet=True)

@@ -238,8 +238,8 @@ class Rollback:
     def notes(self, chosen: Int[np.ndarray, " k"], counts: Sequence[int]) -> tuple[str, ...]:
         """What a reader of the scores must know."""
         notes = [
-            f"what was taken back: changes of {', '.join(self.changes.names)}; the score is the lost "
-            + ("probability" if self.probability else "loss (above 0: taking it back raises the loss)")
+            f"what was taken back: changes of {', '.join(self.changes.names)}; the score is the "
+            + ("lost probability" if self.probability else "rise of the loss (without a value: the fall of the output)")
         ]
         shared = {"entity": "an entity", "token": "a token"}.get(self.neighbours)
         if shared is not None:
