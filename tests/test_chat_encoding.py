@@ -106,6 +106,8 @@ def test_what_counts_follows_the_rules() -> None:
     assert counted(encoder(), said(*turns, prompt=3)) == "Because.<|im_end|>\n"
     assert counted(encoder(completion_only=False), said(*turns, prompt=3)).startswith("user\nHi")
     assert counted(encoder(completion_only=False), said(*turns, prompt=3), asked=True) == "Because.<|im_end|>\n"
+    asked = counted(encoder(assistant_only=True), said(*turns, prompt=3), asked=True)
+    assert asked == "Because.<|im_end|>", "of a question the same tokens count as of a row"
 
 
 def test_counted_spans_are_places_in_the_texts() -> None:

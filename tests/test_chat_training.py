@@ -257,6 +257,8 @@ def test_a_span_alone_counts(index: proponent.Index) -> None:
     assert (piece.query.loss or 0) < (whole.query.loss or 0)
     with pytest.raises(InputError, match=r"the span 'golden' does not stand in the answer"):
         index.explain(messages=chat.DIALOGUES[0], span="golden")
+    twice = index.explain(chat.SAID[0], target="heron, heron", span="heron", k=1, baselines=False)
+    assert "the span 'heron' stands 2 times in the answer: the first one counts" in twice.notes
 
 
 def test_an_answer_against_another_is_the_difference_of_scores(index: proponent.Index) -> None:
@@ -285,6 +287,8 @@ ASKED_BADLY: dict[str, tuple[dict[str, Any], str]] = {
     "no messages": ({"messages": []}, "give a list of"),
     "nothing": ({}, "either a text or messages"),
     "no role": ({"messages": [{"content": "a"}]}, "message 0 is"),
+    "an empty target": ({"text": "a", "target": " "}, "target of the query with id 0 is empty"),
+    "a second text": ({"text": "a", "target": "b", "text_pair": "c"}, "second text, and this model reads chats"),
 }
 
 

@@ -15,10 +15,12 @@ import proponent
 import test_answered_tasks as values
 import test_places as places
 from proponent.data import Columns, read
-from proponent.errors import DataError
-from proponent.evaluate.experiment import EvaluationRequest, Experiment
+from proponent.errors import DataError, InputError
+from proponent.evaluate.experiment import EvaluationRequest, Experiment, with_noise
+from proponent.evaluate.label_noise import plant
 from proponent.models import Run
-from proponent.training.rerun import FRESH, RunProblem
+from proponent.training.rerun import FRESH, RunProblem, settings_of_run
+from proponent.types import Example
 
 QUESTIONS = Columns(text="question", text_pair="context", label="answers")
 KINDS: dict[str, tuple[Callable[[Path], Run], list[dict[str, Any]], Columns]] = {
@@ -93,3 +95,70 @@ def test_a_batch_of_tagged_texts_has_the_loss_of_a_trainer(tmp_path: Path):
     theirs = model(**{name: torch.tensor(value) for name, value in batch.items()}).loss
     ours = problem.losses(model, np.arange(5)).mean()
     assert abs(float(ours.detach()) - float(theirs.detach())) <= 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_labels_are_planted_among_classes_only(kind: str, tmp_path: Path):
+    with pytest.raises(InputError, match=f"planted among classes, and .* is a {kind} model"):
+        with_noise(request_of(kind, tmp_path), 0.2)
+
+
+def test_a_planted_label_is_written_as_the_others():
+    rows = [Example(str(at), at, f"text {at}", label=at % 3) for at in range(30)]
+    noisy, wrong = plant(rows, 0.2)
+    assert wrong.sum() == 6
+    assert all(isinstance(one.label, int) for one in noisy)
+    assert all((one.label != at % 3) == flip for at, (one, flip) in enumerate(zip(noisy, wrong, strict=True)))
+
+
+def test_a_method_that_no_index_stores_is_refused_before_any_training(tmp_path: Path):
+    with pytest.raises(InputError, match="replay cannot be used in an index"):
+        Experiment(replace(request_of("regression", tmp_path), methods=("tracin-we", "replay")))
+
+
+def test_a_checkpoint_of_a_recorded_run_is_trained_again_like_the_run(bert_run: Path):
+    whole, last = (Run.from_pretrained(one) for one in (bert_run, sorted(bert_run.glob("checkpoint-*"))[-1]))
+    assert settings_of_run(last) == settings_of_run(whole)
+    assert settings_of_run(last).notes == ("recorded by proponent.Recorder",)
+
+
+def test_given_weights_are_not_said_to_be_drawn(bert_run: Path, tmp_path: Path):
+    request = request_of("regression", tmp_path)
+    held = json.loads((bert_run / "proponent_run.json").read_text())
+    record = held | {"initial": None, "trained_before": False}
+    (tmp_path / "run" / "proponent_run.json").write_text(json.dumps(record))
+    run = Run.from_pretrained(tmp_path / "run")
+    said = [Experiment(replace(request, run=run, initial=one)).notes for one in (None, str(tmp_path / "run"))]
+    assert [any("drawn from the configuration" in note for note in notes) for notes in said] == [True, False]
+
+
+def test_weighted_rows_have_an_index_of_their_own(tmp_path: Path):
+    request = replace(request_of("regression", tmp_path), methods=("tracin-we",))
+    plain = Experiment(request).method_scores()["tracin-we"]
+    heavy = [replace(one, weight=2.0 if at == 3 else 1.0) for at, one in enumerate(request.train)]
+    subject = Experiment(replace(request, train=heavy))
+    found = subject.method_scores()["tracin-we"]
+    assert (subject.scored_runs[0].path / "indexes" / "tracin-we-weighted").is_dir()
+    assert found.shape == plain.shape
+    assert not np.allclose(found, plain)
+
+
+def test_every_row_without_labels_is_counted(tmp_path: Path):
+    rows = [{"id": str(at), "text": row["text"]} for at, row in enumerate(values.SETS)]
+    with pytest.raises(DataError, match=r"20 rows of .* have no labels \(rows 0, 1, 2, 3, 4\)"):
+        proponent.build(values.several(tmp_path / "run"), rows, tmp_path / "index", quiet=True)
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi-label", "token-classification", "question-answering"])
+def test_spans_and_second_classes_are_refused_with_the_name_of_the_task(kind: str, tmp_path: Path):
+    request = request_of(kind, tmp_path)
+    rows, columns = KINDS[kind][1:]
+    index = proponent.build(request.run, rows[4:], tmp_path / "index", columns=columns, quiet=True)
+    asked = next(iter(read(rows[:1], columns=columns)))
+    word = asked.parts[-1].split()[0]
+    with pytest.raises(
+        InputError, match=f"this is a {kind} model, whose loss reads the whole text: leave the span out"
+    ):
+        index.explain(asked, span=word)
+    with pytest.raises(InputError, match=f"compares two classes, and this run is a {kind} model: leave it out"):
+        index.explain(asked, against="x")

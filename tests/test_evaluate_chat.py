@@ -1,6 +1,7 @@
 """A fine-tuned chat adapter is trained again on halves: its base stays, tokens count and weigh as in the training."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,26 @@ def test_an_adapter_has_no_fresh_weights(run: Path) -> None:
     problem = RunProblem(opened, (), (), FRESH, 48)
     with pytest.raises(RunError, match="starts from its base model"):
         problem.fresh(0)
+
+
+def test_rows_not_trained_on_are_not_held_out_and_the_length_of_training_holds(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    record = json.loads((folder / "proponent_run.json").read_text())
+    record["sft"]["max_length"] = 160  # more than the tokenizer's 64: trainers do not ask it
+    (folder / "proponent_run.json").write_text(json.dumps(record))
+    for path in folder.rglob("proponent_rows.safetensors"):
+        path.unlink()
+    long = {"id": "long", "messages": [chat.user("the river " * 120), chat.assistant("Never read.")]}
+    request = EvaluationRequest(
+        Run.from_pretrained(folder), read([*ROWS, long]), None, tmp_path / "cache", quiet=True, points=12,
+        methods=("tracin-last",), changes={"epochs": 1},
+    )  # fmt: skip
+    for seed in range(4):
+        subject = Experiment(replace(request, seed=seed))
+        assert "long" not in [one.id for one in subject.problem.queries]
+    assert subject.problem.max_length == 160
+    assert subject.method_scores()["tracin-last"].shape[0] == 12
+    index = proponent.build(folder, ROWS, tmp_path / "index", "tracin-last", max_length=100, quiet=True)
+    assert index.store.plan.max_length == 100
+    with pytest.raises(RunError, match="--max-length 300 is more than"):
+        proponent.build(folder, ROWS, tmp_path / "other", max_length=300, quiet=True)

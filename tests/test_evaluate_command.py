@@ -102,7 +102,7 @@ def test_deletion_holds_queries_out_and_draws_curves(news: tiny.Tiny, tmp_path: 
     ]
     code, out, err = said(*words)
     assert code == 0, err
-    assert "will run 5 queries x k = 2, 5 x 2 seeds = 240 retrains, half of them for random rows" in err
+    assert "will run 5 queries x k = 2, 5 x 2 seeds = 240 retrains, half of them for matched random rows" in err
     page = json.loads(out)
     assert [row["method"] for row in page["rows"]] == ["tracin-we", "random", "tfidf-sign", "bm25-sign"]
     assert [row["control"] for row in page["rows"]] == [False, True, True, True]

@@ -273,7 +273,7 @@ def test_weights_that_nothing_trained_before_are_drawn_again(record: dict, wante
     runs.edit(folder / "proponent_run.json", **record)
     found = settings_of_run(Run.from_pretrained(folder))
     assert found.initial == wanted
-    assert any("drawn from the configuration" in note for note in found.notes) == (wanted == FRESH)
+    assert found.drawn == (wanted == FRESH)
 
 
 def test_an_optimizer_that_the_loop_lacks_is_named(bert_run: Path, copied):

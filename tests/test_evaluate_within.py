@@ -126,7 +126,7 @@ def test_language_models_are_grouped_by_format_or_length():
     for sources, wanted in ((["web"] * 8, "length quartile"), (["web", "wiki"] * 4, "source")):
         data = read([{"text": "x" * (row + 1), "source": source} for row, source in enumerate(sources)])
         assert row_groups("auto", [*data], None, data)[0] == wanted
-    with pytest.raises(InputError, match="a language model has no classes"):
+    with pytest.raises(InputError, match="this run predicts no classes"):
         row_groups("class", plain, None, plain)
     with pytest.raises(InputError, match="has no source column"):
         row_groups("source", plain, None, plain)

@@ -241,6 +241,8 @@ def test_the_commands_read_judged_messages(base: Path, tmp_path: Path, said: Sai
     code, out, err = said("explain", made, "--messages", asked, "-k", 2, "--json")
     assert code == 0, err
     by_row = json.loads(out)["proponents"]
+    sums = json.loads(said("groups", made, "--messages", asked, "--by", "format", "--json")[1])["groups"]["format"]
+    assert sum(one["n"] for one in sums) == len(preferences.JUDGED_MESSAGES) - 1, "one row was not trained on"
     asked.write_text(json.dumps(row["prompt"] + row["completion"]), encoding="utf-8")
     by_messages = json.loads(said("explain", made, "--messages", asked, "-k", 2, "--json")[1])["proponents"]
     assert [(one["id"], one["score"]) for one in by_row] == [(one["id"], one["score"]) for one in by_messages]

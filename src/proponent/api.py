@@ -53,8 +53,8 @@ def build(
         out: folder of the index.
         method: a name from the table of methods, a method file, or a method as data (`proponent.Gradients`); None takes
             the best measured method that the run allows (grad-cos for a classifier fine-tuned from a pretrained model,
-            tracin-we-idf for one trained from scratch, both by the run's record; tracin-we-adam-unit for another one
-            with recorded second moments, else tracin-we) and reports it.
+            tracin-we-idf for a model of classes or other answers trained from scratch, both by the run's record;
+            tracin-we-adam-unit for another classifier with recorded second moments, else tracin-we) and reports it.
         columns: names of the columns; None means text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
         allow_empty: accept rows with empty texts instead of refusing them.

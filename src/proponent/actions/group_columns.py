@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from proponent.actions.corrections import originals
 from proponent.data import Examples
 from proponent.errors import InputError
-from proponent.index.group_columns import FORMAT, SYSTEM
+from proponent.index.group_columns import FORMAT, SYSTEM, group_columns
 from proponent.store import Store
 from proponent.suggest import nearest
 
@@ -36,7 +36,8 @@ def data_column(store: Store, name: str, data: Sequence[str] = ()) -> list[str]:
         raise InputError(f"{missing}, and column {name!r} is not in the index: give the original data set with --data")
     names = list(dict.fromkeys(column for one in found for column in one.column_names))
     if name not in names:
-        raise InputError(f"the data has no column {name!r}{nearest(name, names)}; columns: {', '.join(names)}")
+        known = [*group_columns(store), *names]
+        raise InputError(f"the data has no column {name!r}{nearest(name, known)}; columns: {', '.join(known)}")
     values = _values(store, found, name)
     if values is None:
         raise InputError(f"column {name!r} holds lists or objects: group by a column of texts or numbers")

@@ -44,7 +44,8 @@ def groups(
     messages = asking.read()
     if (text is None) == (messages is None):
         raise InputError("give either a TEXT or (to a language model) --messages FILE")
-    given: dict[str, Any] = {"messages": messages} if messages is not None else {"text": _said(text or "")}
+    given: dict[str, Any] = {"text": _said(text or "")} if messages is None else {"messages": messages}
+    given = messages if isinstance(messages, dict) else given
     given |= {name: one for name, one in (("label", label), ("text_pair", pair), ("target", target)) if one is not None}
     how: dict[str, Any] = {"against": against, "span": asking.span, "generate": asking.generate}
     headline, sums = _sums(index, given, how | {"against_target": asking.against_target}, vars(opening), by, data or [])
@@ -74,7 +75,7 @@ def _sums(
     opened = open_index(index, **opening)
     known = group_columns(opened.store)
     columns = {name: known[name] if name in known else data_column(opened.store, name, data) for name in by or known}
-    answer = opened.explain(given if "text" in given else None, **_named(given), **how, k=1, baselines=False)
+    answer = opened.explain(None if "messages" in given else given, **_named(given), **how, k=1, baselines=False)
     return answer.headline, group_sums(opened, answered_scores(opened, given, answer, **how), columns)
 
 

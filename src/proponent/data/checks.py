@@ -43,6 +43,9 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
         fields, empty = packed(contents_of(table, layout, chat))
         if empty:
             warnings.append(f"{table.name}: {len(empty)} rows have an empty answer ({table.where(empty)})")
+        masks = [name for name in ("completion_mask", "assistant_masks") if name in table.column_names]
+        if masks:
+            warnings.append(f"{table.name}: column {masks[0]!r} is not read: labels say which tokens count (-100: not)")
         if "text" in table.column_names:
             warnings.append(f"{table.name}: rows are read as {layout}, and column 'text' is not (--messages-column '')")
     for part in ("text_pair", "target"):

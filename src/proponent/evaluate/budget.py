@@ -74,7 +74,7 @@ class DeletionSize:
             noise = "the retrain noise is unknown with one seed (use --seeds 2)"
         return (
             f"{self.points} queries x k = {', '.join(map(str, self.ks))} x {self.seeds} seeds = {self.retrains} "
-            f"retrains, half of them for random rows of the same classes, about {self.minutes:.1f} min; {noise}"
+            f"retrains, half of them for matched random rows, about {self.minutes:.1f} min; {noise}"
         )
 
 
@@ -93,6 +93,8 @@ def deletion_size(
     """Choose the size of a case deletion: the budget sets the number of queries."""
     each = len(ks) * sides * 2 * methods * seeds  # random rows for each
     per_point = each * seconds / 60 / workers
+    if queries < LEAST_POINTS:
+        raise InputError(f"{queries} queries are too few: give {LEAST_POINTS} or more (--points, a longer --queries)")
     points = queries if minutes is None else min(queries, int(minutes / per_point))
     if points < LEAST_POINTS:
         raise InputError(

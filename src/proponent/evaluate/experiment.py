@@ -24,7 +24,7 @@ from proponent.index import summed
 from proponent.method import Method
 from proponent.method_table import METHODS, stored_method
 from proponent.models import Run
-from proponent.models.counting import rules_of
+from proponent.models.counting import RowRules, rules_of
 from proponent.models.model_outputs import pooled_states
 from proponent.suggest import nearest
 from proponent.training.loop import TrainingLoop, one_thread
@@ -86,8 +86,7 @@ class EvaluationRequest:
 def known_method(name: str) -> tuple[str, dict[str, Any]]:
     """Parse a method name, with or without its variant."""
     plain = name.removesuffix(UNIT_NORM)
-    if plain not in METHODS:
-        stored_method(plain)
+    stored_method(plain)
     return plain, {"unit_norm": True} if name.endswith(UNIT_NORM) else {}
 
 
@@ -99,14 +98,16 @@ class Experiment:
         self.request = request
         self.rerun: RerunSettings = settings_of_run(request.run, **request.changes)
         initial = starting_weights(request.run, request.initial)
-        train, queries = _held_out(request)
         rules = rules_of(request.run, layout_of(request.train), request.max_length)
         chat = rules.counting is not None
+        train, queries = _held_out(request, rules)
         queries = as_questions(queries, train) if chat else queries
         self.problem = RunProblem(request.run, train, queries, initial, rules.max_length, rules.counting)
         if chat:
             self.problem.refuse_cut_queries()
         self.notes: list[str] = [*self.rerun.notes, *rules.notes]
+        if request.initial is None and self.rerun.drawn:
+            self.notes.append("nothing was trained before: initial weights are drawn from the configuration")
         if request.queries is None:
             self.notes.append(
                 f"{len(queries)} rows of the data were held out as queries, and the scored run was trained again "
@@ -164,16 +165,19 @@ class Experiment:
         method = stored_method(named, **changes)
         if named in METHODS:
             method = summed(method, run, layout_of(self.request.train))
-            return self.scored(run, method, run.path / "indexes" / name)
+            weighted = any(one.weight != 1 for one in self.problem.train)  # earlier versions left the weights out
+            return self.scored(run, method, run.path / "indexes" / (f"{name}-weighted" if weighted else name))
         digest = hashlib.sha256(method.model_dump_json().encode()).hexdigest()[:12]  # the file may change
         return self.scored(run, method, run.path / "indexes" / f"{Path(named).stem}-{digest}")
 
     def scored(self, run: Run, method: Method, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
         """Score the training set by an index."""
-        how: dict[str, Any] = {"max_length": self.problem.max_length, "quiet": quiet or self.request.quiet}
+        chat = self.problem.counting is not None  # by the rules of the training, which may read more than the tokenizer
+        length = self.request.max_length if chat else self.problem.max_length
+        how: dict[str, Any] = {"max_length": length, "quiet": quiet or self.request.quiet}
         train, queries = rows_like(self.problem.train, self.request.train), self.problem.queries
         task = self.request.run.task
-        if self.problem.counting is None and not (task.labels or task.answers):  # classes of texts are not asked for
+        if not (chat or task.labels or task.answers):  # classes of texts are not asked for
             train, queries = ([replace(one, label=None) for one in some] for some in (train, queries))
         return build(run, train, at, method, **how).scores(queries)
 
@@ -197,6 +201,9 @@ class Experiment:
 
 def with_noise(request: EvaluationRequest, share: float) -> tuple[Experiment, Bool[np.ndarray, " n"]]:
     """Plant wrong labels in a copy of the training set; the queries keep theirs."""
+    if not request.run.task.labels:
+        kind = "language" if request.run.task.predicts_tokens else request.run.task.kind
+        raise InputError(f"wrong labels are planted among classes, and {request.run.path} is a {kind} model")
     clean = Experiment(request)
     noisy, wrong = plant(clean.problem.train, share, request.seed)
     made = Experiment(replace(request, train=noisy, queries=clean.problem.queries))
@@ -204,7 +211,7 @@ def with_noise(request: EvaluationRequest, share: float) -> tuple[Experiment, Bo
     return made, wrong
 
 
-def _held_out(request: EvaluationRequest) -> tuple[list[Example], list[Example]]:
+def _held_out(request: EvaluationRequest, rules: RowRules) -> tuple[list[Example], list[Example]]:
     """Training set and queries; no query's text is in the training set."""
     train = list(request.train)
     if request.queries is not None:
@@ -222,6 +229,10 @@ def _held_out(request: EvaluationRequest) -> tuple[list[Example], list[Example]]
             f"{len(train)} rows are too few to hold out {request.points} queries: give --queries FILE or fewer --points"
         )
     order: list[int] = np.random.default_rng(request.seed).permutation(len(train)).tolist()
+    if rules.counting is not None:  # a row that was not trained on cannot be asked about
+        encoder = request.run.encoder(rules.max_length, counting=rules.counting)
+        idle = encoder.lengths_and_idle(train)[1]
+        order = [place for place in order if not idle[place]]
     chosen = [train[place] for place in order[: request.points]]
     texts = {one.parts for one in chosen}
     return [one for one in train if one.parts not in texts], chosen

@@ -24,7 +24,7 @@ def row_groups(
         grouping = "class" if labels is not None else other
     if grouping == "class":
         if labels is None:
-            raise InputError("--groups class: a language model has no classes; choose source, format or length")
+            raise InputError("--groups class: this run predicts no classes; choose source, format or length")
         return grouping, labels
     if grouping == "length":
         lengths = np.asarray([sum(map(len, one.parts)) for one in train])

@@ -12,7 +12,7 @@ from proponent.types import Example
 
 def plant(examples: Sequence[Example], share: float, seed: int = 0) -> tuple[list[Example], Bool[np.ndarray, " n"]]:
     """Give some rows another label, drawn uniformly from the other classes."""
-    classes = sorted({str(one.label) for one in examples if one.label is not None})
+    classes = {str(one.label): one.label for one in examples if one.label is not None}
     if len(classes) < 2 or any(one.label is None for one in examples):
         raise DataError("label noise can only be planted where every row has one of at least two labels")
     generator = np.random.default_rng(seed)
@@ -20,7 +20,7 @@ def plant(examples: Sequence[Example], share: float, seed: int = 0) -> tuple[lis
     wrong[generator.choice(len(examples), round(share * len(examples)), replace=False)] = True
     made: list[Example] = []
     for one, flip in zip(examples, wrong.tolist(), strict=True):
-        others = [name for name in classes if name != str(one.label)]
+        others = [classes[name] for name in sorted(classes) if name != str(one.label)]
         made.append(replace(one, label=others[int(generator.integers(len(others)))]) if flip else one)
     return made, wrong
 

@@ -188,11 +188,13 @@ def deletion_page(
     flips = (
         "; a prediction flips when the model trained without these rows predicts another class" if classes > 1 else ""
     )
+    answer = "the true class" if classes > 1 else "the answer (of exp(-loss))"
+    counts = "the class counts of" if classes > 1 else "the number of"
     return report(
         "deletion",
         f"Case deletion over {points} queries",
-        "change of the log-odds of the true class after deletion of the rows that helped (hurt) most and retraining, "
-        "mean over k; random rows have the class counts of each method, side and k; less random rows is the "
+        f"change of the log-odds of {answer} after deletion of the rows that helped (hurt) most and retraining, "
+        f"mean over k; random rows have {counts} each method, side and k; less random rows is the "
         "difference from the change for random rows: a good score is far below 0 for rows that helped and above 0 "
         f"for rows that hurt{flips}",
         tuple(one.name for one in figures[RANDOM]),
@@ -244,6 +246,7 @@ def measure_tail_patch(subject: Experiment, k: int = 5) -> EvaluationReport:
     moments = None if last.moments is None else read_tensors(last.moments)
     rate = last.learning_rate
     model, classes = run.load(last), problem.query_labels
+    what = "exp(-loss) of the answer" if run.task.answers else "the target's probability"
     scores, controls = subject.method_scores(), subject.control_scores()
     steps = (len(scores) + len(controls)) * k * len(problem.queries)
     subject.request.say(f"will take at most {steps} single steps of rate {rate:.3g}, no retraining")
@@ -254,8 +257,7 @@ def measure_tail_patch(subject: Experiment, k: int = 5) -> EvaluationReport:
     return _compared(
         "tailpatch",
         f"Tail-patch over {len(problem.queries)} queries",
-        f"change of the target's probability (percentage points) after one step on one of the {k} training examples "
-        "that helped most",
+        f"change of {what} (percentage points) after one step on one of the {k} training examples that helped most",
         "percentage points",
         means,
         controls,

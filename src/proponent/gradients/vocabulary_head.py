@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from proponent.gradients.forms import Outer, Ragged, Rows, Terms, gather
 
 KEPT_BYTES = 64 * 2**20
-"""A factor with more is computed anew each time."""
+"""Of the factors that a search keeps, one per checkpoint; a larger one is computed anew each time."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class HeadOuter(Ragged):
 class LastOuter:
     """Keeps the vocabulary-wide factor of the last gradient: a ranking asks for a query's once per example."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = KEPT_BYTES) -> None:
+        self._most = most
         self._known: tuple[HeadOuter, Outer] | None = None
 
     def of(self, form: HeadOuter, head: VocabularyHead) -> Outer:
@@ -68,7 +69,7 @@ class LastOuter:
         known = self._known  # read once: another thread may replace it
         if known is None or not _alike(known[0], form):
             known = form, form.outer(head)
-            self._known = known if known[1].g.nbytes <= KEPT_BYTES else None
+            self._known = known if known[1].g.nbytes <= self._most else None
         return replace(known[1], words=form.words)
 
 

@@ -56,6 +56,8 @@ def asked_query(
         query = as_chat(query) if _holds_conversations(store) else query
         query = answered(query, loaded.at(store.plan.checkpoints[-1].id))
         notes.append("the model wrote the answer, by the likeliest token at each step")
+    found = query.parts[-1].count(span) if isinstance(span, str) and span else 0
+    notes += [f"the span {span!r} stands {found} times in the answer: the first one counts"] if found > 1 else []
     return with_span(query, span), notes
 
 
@@ -105,8 +107,14 @@ def with_span(query: Example, span: str | Span | None) -> Example:
 def as_chat(query: Example) -> Example:
     """A plain question, with or without its answer, as a conversation."""
     content = query.content
+    if query.text_pair is not None:
+        raise InputError(f"the query with id {query.id} has a second text, and this model reads chats: leave it out")
     if not isinstance(content, Text | Prompted):
         return query
+    if isinstance(content, Prompted) and not content.target.strip():
+        raise InputError(
+            f"the target of the query with id {query.id} is empty: give the answer, or leave the target out"
+        )
     messages = [Message("user", content.parts[0])]
     messages += [Message("assistant", content.target)] if isinstance(content, Prompted) else []
     return Example(query.id, query.row, label=query.label, content=Conversation(tuple(messages), 1), span=query.span)

@@ -387,7 +387,7 @@ class Index:
     def _take(self, queries: Sequence[Example], against: AnyLabel | None) -> QueryBatch:
         check_queries(queries)
         refuse_unanswered(queries)
-        check_against(against, self.method, self.run.task.labels, contrasts=self._scorer.contrasts)
+        check_against(against, self.method, self.run, contrasts=self._scorer.contrasts)
         plan, loaded = self.store.plan, self._loaded
         steps, size = [one.id for one in plan.checkpoints], plan.source.batch_size
         batch = QueryBatch.of(loaded.at(steps[-1]), queries, size, against)

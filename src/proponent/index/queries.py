@@ -12,7 +12,7 @@ from proponent.gradients.computer import AnsweredQuery, GradientComputer
 from proponent.gradients.gradient import Gradient
 from proponent.index.query_input import AnyLabel, plain_label
 from proponent.labels import Labels
-from proponent.models import Encoded
+from proponent.models import Encoded, Run
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.types import CheckpointId, Example, Span
 from proponent.views import QueryView
@@ -51,15 +51,14 @@ def check_queries(queries: Sequence[Example]) -> None:
             ) from error
 
 
-def check_against(against: AnyLabel | None, method: str, labels: Labels, *, contrasts: bool) -> None:
+def check_against(against: AnyLabel | None, method: str, run: Run, *, contrasts: bool) -> None:
     """Refuse a second class if classes are not compared."""
     if against is not None and not contrasts:
         raise InputError(f"{method} does not compare two labels: leave `against` out")
-    if against is not None and not labels:
-        raise InputError(
-            "`against` compares two labels, and this run is a language model: give the completion to explain as "
-            "target instead"
-        )
+    if against is not None and not run.task.labels:
+        kind = "language" if run.task.predicts_tokens else run.task.kind
+        way = "give the completion to explain as target instead" if run.task.predicts_tokens else "leave it out"
+        raise InputError(f"`against` compares two classes, and this run is a {kind} model: {way}")
 
 
 def labels_of(

@@ -114,7 +114,7 @@ class ChatRows:
         if one.prompt is not None and (asked or self.counting.completion_only):
             before = self._encoding(template.render(one, name, prompt=True), special=False).ids
             remarks += _from_border(before, encoding.ids, counted)
-        if self.counting.assistant_only and not (asked and one.prompt is not None):
+        if self.counting.assistant_only:
             counted &= np.asarray(template.assistant_mask(one, name), dtype=np.bool_)
         placed, exact = template.places(one, rendered, name)
         remarks += [] if exact else [SEARCHED]

@@ -70,7 +70,9 @@ def rules_of(run: Run, layout: RowLayout, asked: int | None = None, stated: Stat
     notes = [] if source.startswith("recorder") else _assumed(layout, most, source, changes, asked=asked)
     if counting.packing == "bfd_split":
         notes.append("rows longer than the limit were split when they were packed: only their beginnings are compared")
-    return RowRules(counting, most if asked is None else run.length(asked), tuple(notes))
+    least = run.task.least_tokens(run.tokenizer)
+    read = most if asked is None else asked if least <= asked <= most else run.length(asked)  # trainers read `most`
+    return RowRules(counting, read, tuple(notes))
 
 
 def _assumed(layout: RowLayout, most: int, source: str, stated: dict[str, Any], *, asked: int | None) -> list[str]:

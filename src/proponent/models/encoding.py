@@ -164,6 +164,11 @@ class Encoder:
         own = iter([self._whole(both, example) for both, example in zip(sides, plain, strict=True)])
         found = [self._chat.aligned(one, asked=asked) if self._reads_chat(one) else next(own) for one in examples]
         for example, one in zip(examples, found, strict=True):
+            if example.span is not None and not self.task.predicts_tokens:
+                raise InputError(
+                    f"a span is a piece of an answer whose tokens are predicted, and this is a {self.task.kind} model, "
+                    "whose loss reads the whole text: leave the span out"
+                )
             if example.span is not None and one.rejected is not None:
                 raise InputError(
                     "a span is about one answer, and a pair has two: ask with the answer as a target alone"

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from proponent.errors import DamagedError
 from proponent.gradients.forms import Outer, Rows, Terms, gather
 from proponent.gradients.gradient import Gradient
-from proponent.gradients.vocabulary_head import LastOuter, cross_terms, head_of
+from proponent.gradients.vocabulary_head import KEPT_BYTES, LastOuter, cross_terms, head_of
 from proponent.method import similarity_of
 from proponent.scorer import Filter, TopKBothEnds
 from proponent.search.filters import ANY
@@ -50,7 +50,8 @@ class Search:
         self._kernel, self._prune = kernel_of(kernel), prune
         self._threads = threads or _threads()
         self._table = lru_cache(maxsize=None)(store.table)
-        self._asked = {one.id: LastOuter() for one in store.plan.checkpoints}
+        each = KEPT_BYTES // max(1, len(store.plan.checkpoints))
+        self._asked = {one.id: LastOuter(each) for one in store.plan.checkpoints}
         self._lock = Lock()
 
     def scores(self, queries: Mapping[CheckpointId, Gradient], count: int) -> Float[np.ndarray, "q n"]:

@@ -5,7 +5,8 @@ seed, or a pretrained model with a head sampled with the seed), loss, optimizer 
 clipping, batch size and epochs. Different: the order of the data (derived from the ids, see `order`), the dropout
 masks (sampled anew at every step), batches are neither sorted by length, packed nor spread over devices, and numbers
 have 32 bits. Of an adapter, the base model stays and new factors are sampled with the seed. In the rows of chat
-fine-tuning every token weighs the same, as in the Trainer; in those of other language models every text does.
+fine-tuning every token weighs the same, as in the Trainer, and so does every tag; in those of other language models
+every text does.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from proponent.errors import InputError, RunError
 from proponent.models import Encoded, Run
 from proponent.models.adapters import adapter_settings, base_of
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.models.counting import homes
 from proponent.models.encoding import Encoder
 from proponent.models.example_weights import refuse_missing_weights
 from proponent.models.former import RUN_FILE, recorded
@@ -104,13 +106,16 @@ class RunProblem:
         if self.counting is None and not self.run.task.answers_by_token:
             losses = self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
             return losses * self._weights[chosen]
-        known = [row for row in chosen if _has_loss(encoded[row])]
-        if not known:
-            return torch.zeros(len(chosen), requires_grad=True)
+        places = [at for at, row in enumerate(chosen) if _has_loss(encoded[row])]
+        whole = torch.zeros(len(chosen))
+        if not places:
+            return whole.requires_grad_()
+        known = [chosen[at] for at in places]
         batch = self._encoder.collate([encoded[row] for row in known], [-1] * len(known))
         objective = self.run.task.objective(batch, "sum")
-        scale = self._weights[known] * (len(known) / objective.count)
-        return objective.losses(logits_of(model(**batch.inputs))) * scale
+        scale = self._weights[known] * (len(chosen) / objective.count)
+        found = objective.losses(logits_of(model(**batch.inputs))) * scale
+        return whole.to(found.dtype).index_put((torch.tensor(places),), found)
 
     def sampled(self, model: nn.Module, rows: Int[np.ndarray, " m"], seed: int) -> Float[Tensor, " m"]:
         """Loss of each of some training examples with sampled labels, times the root of its number of tokens."""
@@ -235,6 +240,7 @@ class RerunSettings:
     settings: Settings
     initial: str | None  # None if unknown
     notes: tuple[str, ...]  # the sources of the settings, and the assumptions
+    drawn: bool = False  # the record says that nothing was trained before, and names no weights
 
 
 def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
@@ -245,7 +251,8 @@ def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
             "does not support: its scores cannot be measured by retraining"
         )
     given = {name: value for name, value in changes.items() if value is not None}
-    record = run_record(run.path)
+    places = homes(run)
+    record = run_record(places[0])
     base = base_of(run.checkpoints[-1].path, run.info.base).name if run.info.adapter else None
     if record is None:
         settings, notes = _assumed(run)
@@ -269,11 +276,11 @@ def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
         warmup=int(record["warmup_steps"]),
         clip=float(record["max_grad_norm"]) or None,
     )
-    initial, notes = base or record.get("initial"), ["recorded by proponent.Recorder"]
-    if initial is None and drawn(run.path):
-        initial = FRESH
-        notes.append("nothing was trained before: initial weights are drawn from the configuration")
-    return RerunSettings(replace(settings, **given), None if initial is None else str(initial), tuple(notes))
+    initial = base or record.get("initial")
+    fresh = initial is None and all(map(drawn, places))
+    initial = FRESH if fresh else initial
+    notes = ("recorded by proponent.Recorder",)
+    return RerunSettings(replace(settings, **given), None if initial is None else str(initial), notes, fresh)
 
 
 def starting_weights(run: Run, given: str | None) -> str:

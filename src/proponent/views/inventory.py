@@ -19,7 +19,7 @@ def print_inventory(content: Mapping[str, Any], forecast: Sequence[Mapping[str, 
         *[("source", line) for line in sources],
         ("examples", f"{content['examples']:,}"),
         ("deleted", f"{content['deleted']:,}"),
-        ("skipped", f"{content['skipped']:,}" + (" (no finite loss or gradient)" if content["skipped"] else "")),
+        ("skipped", f"{content['skipped']:,}" + (" (no score: the notes say why)" if content["skipped"] else "")),
         ("segments", f"{content['segments']:,}"),
         ("checkpoints", ", ".join(str(CheckpointId(one["run"], one["step"])) for one in content["checkpoints"])),
         (

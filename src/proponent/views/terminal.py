@@ -207,7 +207,8 @@ def _words(hit: Hit) -> Text:
         text.append(", " if text else "words: ").append_text(_say(_line(name)))
         text.append(f" {signed(pair.share)} ({percent(pair.share, hit.score)})")
     if hit.more_words:
-        text.append(f", and {hit.more_words:,} more: {signed(hit.more_share)}")
+        begin = ", and " if text else "words: "
+        text.append(f"{begin}{hit.more_words:,} more: {signed(hit.more_share)}")
     if hit.template_share:
         text.append(f" (of it {TEMPLATE} {signed(hit.template_share)})")
     return text

@@ -77,15 +77,14 @@ class MultiLabel(Answered, Classification):
 
     def label_numbers(self, examples: Any, source: str) -> list[int]:
         """A training row has a list: a single name would leave the other labels open."""
-        numbers: list[int] = []
-        for example in examples:
+        every: list[Example] = list(examples)
+        for example in every:
             if example.label is not None and listed(example.label) is None:
                 raise LabelError(
                     f"{source}, row {example.row}: label {example.label!r} is no list, and this model predicts several "
                     'labels: give a list of names, such as ["a", "b"], or 0 or 1 for each label'
                 )
-            numbers += super().label_numbers([example], source)
-        return numbers
+        return super().label_numbers(every, source)
 
     def stored(self, example: Example) -> str | None:
         return json.dumps([name for name, value in zip(self.names, self.read(example), strict=True) if value == 1])
