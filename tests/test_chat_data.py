@@ -28,12 +28,6 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("layout", ROWS)
-@pytest.mark.parametrize("name", ["completion_mask", "assistant_masks"])
-def test_a_column_of_masks_is_said_not_to_be_read(name: str) -> None:
-    rows = [{"input_ids": [1, 2, 3], name: [0, 1, 1]}, {"input_ids": [4, 5], name: [0, 1]}]
-    assert any(f"column '{name}' is not read: labels say which" in line for line in read(rows).warnings)
-
-
 def test_every_format_reads_alike_from_every_kind_of_file(layout: str, tmp_path: Path) -> None:
     rows = ROWS[layout]
     wanted = read(rows)
@@ -147,3 +141,9 @@ def test_a_bad_row_is_named_with_the_reason(name: str) -> None:
     row, message = BAD[name]
     with pytest.raises(DataError, match=message):
         read([row])
+
+
+@pytest.mark.parametrize("name", ["completion_mask", "assistant_masks"])
+def test_a_column_of_masks_is_said_not_to_be_read(name: str) -> None:
+    rows = [{"input_ids": [1, 2, 3], name: [0, 1, 1]}, {"input_ids": [4, 5], name: [0, 1]}]
+    assert any(f"column '{name}' is not read: labels say which" in line for line in read(rows).warnings)

@@ -221,8 +221,9 @@ class MethodOptions:
         str | None,
         typer.Option(
             help="A name from `proponent methods`, or a method file of `proponent tune`. Default: grad-cos for a "
-            "classifier fine-tuned from a pretrained model, tracin-we-idf for a model of classes or other answers that was "
-            "trained from scratch, tracin-we-adam-unit for another classifier with recorded second moments, otherwise tracin-we."
+            "classifier fine-tuned from a pretrained model, tracin-we-idf for a model of classes or other answers "
+            "that was trained from scratch, tracin-we-adam-unit for another classifier with recorded second moments, "
+            "otherwise tracin-we."
         ),
     ] = None
     path: Annotated[str | None, typer.Option(help="Tied embeddings: exact, input or output.")] = None
