@@ -29,6 +29,7 @@ K, DRAWS = 5, 4_000
 METHODS: dict[str, dict[str, Any]] = {
     "default": {},
     "tracin-last": {"method": "tracin-last"},
+    "tracin-we-idf": {"method": "tracin-we-idf"},
     "grad-cos": {"method": "grad-cos"},
     "trackstar": {"method": "trackstar", "second_moment": "estimate"},
     "ekfac over lora": {"method": "ekfac", "layers": ("lora",)},
