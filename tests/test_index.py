@@ -223,7 +223,7 @@ def test_a_language_model_has_no_labels(lines: Tiny):
     index = proponent.open(lines.index)
     with pytest.raises(LabelError, match="language model and has no labels"):
         index.explain("the cup", label="Sports")
-    with pytest.raises(InputError, match="compares two labels"):
+    with pytest.raises(InputError, match="compares two classes, and this run is a language model"):
         index.explain("the cup", against="Sports")
     with pytest.raises(InputError, match="second text"):
         index.explain("the cup", text_pair="of the goal")

@@ -170,4 +170,4 @@ def test_bad_words_get_one_clear_line(news: tiny.Tiny, tmp_path: Path, said: Sai
 def test_noise_needs_labels(lines: tiny.Tiny, tmp_path: Path, said: Said):
     code, _, err = said("tune", lines.run, lines.data, "--points", 5, "--cache", tmp_path / "c", "--set", "epochs=1")
     assert code == 2
-    assert "label noise can only be planted" in err
+    assert "wrong labels are planted among classes" in err
