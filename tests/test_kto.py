@@ -214,7 +214,13 @@ def test_a_run_that_says_too_little_is_refused_by_name(full: Path, base: Path, t
     (folder / "proponent_run.json").write_text(json.dumps(record | {"kto": {"max_length": 64}}))
     with pytest.raises(RunError, match=r"desirable and undesirable answers \(KTO\)"):
         Run.from_pretrained(folder)
-    for name, value, said in (("processes", 2, "processes=2"), ("loss_type", "bco", "loss_type='bco'")):
+    assert record["kto"]["sync_ref_model"] is False
+    for name, value, said in (
+        ("processes", 2, "processes=2"),
+        ("loss_type", "bco", "loss_type='bco'"),
+        ("sync_ref_model", True, "sync_ref_model=True"),
+        ("dataloader_drop_last", True, "dataloader_drop_last=True"),
+    ):
         (folder / "proponent_run.json").write_text(json.dumps(record | {"kto": record["kto"] | {name: value}}))
         with pytest.raises(RunError, match=said):
             Run.from_pretrained(folder)
@@ -246,6 +252,27 @@ def test_the_commands_read_judged_messages(base: Path, tmp_path: Path, said: Sai
     asked.write_text(json.dumps(row["prompt"] + row["completion"]), encoding="utf-8")
     by_messages = json.loads(said("explain", made, "--messages", asked, "-k", 2, "--json")[1])["proponents"]
     assert [(one["id"], one["score"]) for one in by_row] == [(one["id"], one["score"]) for one in by_messages]
+
+
+def test_an_order_that_cannot_be_checked_is_said(full: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(full, tmp_path / "run"))
+    for path in folder.rglob("proponent_rows.safetensors"):
+        path.unlink()
+    index = proponent.build(folder, ROWS[::-1], tmp_path / "index", quiet=True)
+    assert any("their order is taken on trust" in note for note in index.store.manifest.notes)
+    kept = proponent.build(full, ROWS, tmp_path / "kept", quiet=True)
+    assert not any("their order is taken on trust" in note for note in kept.store.manifest.notes)
+
+
+def test_words_of_layers_need_the_rows_that_merge_takes_out(full: Path, tmp_path: Path, said: Said) -> None:
+    made = proponent.build(full, ROWS, tmp_path / "index", "tracin-all", quiet=True).store.folder
+    assert said("delete", made, "--ids", "j3,j7")[0] == 0
+    ask = ("explain", made, ROWS[2]["prompt"], "--target", ROWS[2]["completion"], "-k", 1)
+    assert said(*ask)[0] == 0
+    assert said("merge", made)[0] == 0
+    code, _, err = said(*ask)
+    assert code == 3
+    assert "deleted ones were merged away" in " ".join(err.split())
 
 
 def test_retraining_is_refused_by_name(full: Path, tmp_path: Path, said: Said) -> None:

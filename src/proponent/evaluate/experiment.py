@@ -202,7 +202,8 @@ class Experiment:
 def with_noise(request: EvaluationRequest, share: float) -> tuple[Experiment, Bool[np.ndarray, " n"]]:
     """Plant wrong labels in a copy of the training set; the queries keep theirs."""
     if not request.run.task.labels:
-        kind = "language" if request.run.task.predicts_tokens else request.run.task.kind
+        plain = request.run.task.predicts_tokens and request.run.task.trainer == "sft"
+        kind = "language" if plain else request.run.task.kind
         raise InputError(f"wrong labels are planted among classes, and {request.run.path} is a {kind} model")
     clean = Experiment(request)
     noisy, wrong = plant(clean.problem.train, share, request.seed)

@@ -33,7 +33,7 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     if not run.task.labels:
         kind = "language" if run.task.predicts_tokens else run.task.kind
         better = f"; --method {SCRATCH} found planted facts better and is asked faster"
-        other = better if run.task.chats and run.task.predicts_tokens else ""
+        other = better if run.task.chats and run.task.trainer == "sft" else ""
         return Default(PLAIN, f"method {PLAIN}: the default for a {kind} model{other}")
     initial = _pretrained(run)
     if initial is not None and not run.info.adapter and second_moment == "recorded":

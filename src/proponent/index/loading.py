@@ -75,7 +75,8 @@ class LoadedRun:
         ]
         run = runs[0] if len(runs) == 1 else Run.join(runs)
         encoder = run.encoder(plan.max_length, Masks.of(plan.term), plan.counting)
-        tell_batches(run, encoder, map(self.store.example, range(self.store.n)), str(self.store.folder))
+        held = map(self.store.example, range(self.store.n))
+        tell_batches(run, encoder, held, str(self.store.folder), kept=False)
         for name, value in plan.fingerprints.items():
             found = value if name.split()[0] in {"moments", "queries"} else run.fingerprints.get(name, "missing")
             if found != value:

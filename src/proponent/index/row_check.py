@@ -17,6 +17,11 @@ from proponent.types import Example, Text
 
 CHUNK = 256
 
+UNORDERED = (
+    "the Recorder noted no rows of this training (a stream, or too many), so their order is taken on trust: the loss "
+    "of a judged answer (KTO) depends on its neighbours, and is wrong for rows in another order than in the training"
+)
+
 
 def check_rows(
     run: Run, examples: Examples, encoder: Encoder, encoded: Sequence[Encoded] | None
@@ -25,19 +30,21 @@ def check_rows(
     if not run.task.chats:
         return None, []
     tell_batches(run, encoder, examples, examples.name)
+    shares = isinstance(run.task, KTO) and run.task.shares
     records = [read_batch_record(home) for home in homes(run)]
     known = [one for one in records if one is not None]
     if len(known) < len(records) or not encoder.counting.trl:
-        return None, _logged(run, examples, encoder, encoded) if encoder.counting.trl else []
+        notes = _logged(run, examples, encoder, encoded) if encoder.counting.trl else []
+        return None, [*notes, UNORDERED] if shares else notes
     held = [one.known for one in known]
     for example, one in _encoded(examples, encoder, encoded):
         sides = [side for side in one.sides if side.counted.any()]
         hashes = {row_hash(side.ids, np.where(side.counted, side.ids, -100)) for side in sides}
         if not all(hashes <= some for some in held):
             raise MismatchError(_difference(run, examples, encoder, example, len(one.ids)))
-    if isinstance(run.task, KTO) and run.task.shares:
+    if shares:
         _ = run.judged.batches  # refuses rows in another order
-    return known[0], []
+    return known[0], [UNORDERED] if shares and not all(len(one.rows) for one in known) else []
 
 
 def judged_batches(run: Run, encoder: Encoder, examples: Iterable[Example], name: str) -> JudgedBatches:
@@ -52,10 +59,23 @@ def judged_batches(run: Run, encoder: Encoder, examples: Iterable[Example], name
     return JudgedBatches.of(((example.row, parts) for example, parts in rows), task.batch, encoder.max_length)
 
 
-def tell_batches(run: Run, encoder: Encoder, examples: Iterable[Example], name: str) -> None:
-    """Let a run of KTO find the rows of a batch, which share an estimate; other runs need none."""
+def tell_batches(run: Run, encoder: Encoder, examples: Iterable[Example], name: str, *, kept: bool = True) -> None:
+    """Let a run of KTO find the rows of a batch, which share an estimate; an index may have lost (not `kept`) some."""
+
+    def make() -> JudgedBatches:
+        try:
+            return judged_batches(run, encoder, examples, name)
+        except MismatchError as error:
+            if kept:
+                raise
+            raise MismatchError(
+                f"{name} no longer holds all rows of the training in their order (deleted ones were merged away), and "
+                "the loss of a judged answer (KTO) depends on its neighbours: words cannot be computed again; build "
+                "the index again, or delete without merge"
+            ) from error
+
     if isinstance(run.task, KTO) and run.task.shares:
-        run.judged.tell(lambda: judged_batches(run, encoder, examples, name))
+        run.judged.tell(make)
 
 
 def _encoded(

@@ -21,7 +21,7 @@ _DPO = (
 )
 """Settings of the DPOTrainer; those that change its loss are refused by name (`tasks/dpo.py`)."""
 
-_KTO = ("beta", "loss_type", "desirable_weight", "undesirable_weight")
+_KTO = ("beta", "loss_type", "desirable_weight", "undesirable_weight", "sync_ref_model", "dataloader_drop_last")
 """Settings of the loss of the KTOTrainer."""
 
 

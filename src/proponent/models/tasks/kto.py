@@ -27,7 +27,12 @@ from proponent.models.tasks.pairs import number_of, refuse_settings
 from proponent.types import Example, Preference
 
 NO_ESTIMATE = "apo_zero_unpaired"
-_PLAIN: Mapping[str, tuple[object, ...]] = {"loss_type": ("kto", NO_ESTIMATE), "processes": (1,)}
+_PLAIN: Mapping[str, tuple[object, ...]] = {
+    "loss_type": ("kto", NO_ESTIMATE),
+    "processes": (1,),
+    "sync_ref_model": (False,),
+    "dataloader_drop_last": (False,),  # rows of the last batch would never be trained on
+}
 """Settings of TRL that change the loss, with the values that are explained."""
 
 
