@@ -167,7 +167,7 @@ def test_the_sum_over_a_batch_is_the_gradient_of_the_trainer(base: Path, full: P
 def test_an_adapter_and_the_loss_without_an_estimate(base: Path, tmp_path: Path) -> None:
     preferences.kto(tmp_path / "run", base, preferences.JUDGED, lora=True, loss_type="apo_zero_unpaired").train()
     run = Run.from_pretrained(tmp_path / "run")
-    assert not run.task.shares
+    assert run.task.sharing == 0
     encoder, made = told(run, preferences.JUDGED)
     model = run.load(run.checkpoints[-1]).double()
     method = Gradients(name="rows", objective=Loss(reduction="sum"))

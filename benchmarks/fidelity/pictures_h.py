@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness import table
-from pictures_g import Panel, dot, panels, said
+from pictures_g import Dot, Panel, dot, panels, said
 
 Record = Callable[[str], dict | None]
 PLAIN, WITHIN = "LDS", "LDS within length quartile"
@@ -92,4 +92,4 @@ def _parts(parts: dict) -> str:
 
 
 def _shown(one: dict) -> str:
-    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+    return said(Dot(one["value"], one["low"], one["high"]))

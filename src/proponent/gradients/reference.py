@@ -17,7 +17,6 @@ from proponent.gradients.output_layer import OutputLayer
 from proponent.models import Encoded, Encoder, Run
 from proponent.models.tasks.base import Task
 from proponent.models.tasks.causal_lm import CausalLM
-from proponent.models.tasks.kto import KTO
 
 MOST_KEPT = 500_000
 """Pairs whose log-probabilities are kept."""
@@ -93,9 +92,7 @@ class JudgedReference(Reference):
 
     def _estimate(self, row: int) -> float:
         """Mean log-ratio of the prompts of a batch with their neighbours' answers, at least 0."""
-        task = self.run.task
-        assert isinstance(task, KTO)
-        if not task.shares:
+        if not self.run.task.sharing:
             return 0.0
         batches = self.run.judged.batches
         at = batches.batch_of[row]

@@ -74,9 +74,10 @@ class LoadedRun:
             for one in self._folders
         ]
         run = runs[0] if len(runs) == 1 else Run.join(runs)
-        encoder = run.encoder(plan.max_length, Masks.of(plan.term), plan.counting)
-        held = map(self.store.example, range(self.store.n))
-        tell_batches(run, encoder, held, str(self.store.folder), kept=False)
+        if run.task.sharing:
+            encoder = run.encoder(plan.max_length, Masks.of(plan.term), plan.counting)
+            held = map(self.store.example, range(self.store.n))
+            tell_batches(run, encoder, held, str(self.store.folder), kept=False)
         for name, value in plan.fingerprints.items():
             found = value if name.split()[0] in {"moments", "queries"} else run.fingerprints.get(name, "missing")
             if found != value:

@@ -11,7 +11,6 @@ from proponent.models import Encoded, Encoder, Run
 from proponent.models.batch_record import BatchRecord, read_batch_record, row_hash
 from proponent.models.counting import fine_tuning_note, homes, logged_tokens
 from proponent.models.judged_rows import JudgedBatches, refuse_other_order
-from proponent.models.tasks import KTO
 from proponent.models.trainer_notes import JUDGED
 from proponent.types import Example, Text
 
@@ -30,33 +29,30 @@ def check_rows(
     if not run.task.chats:
         return None, []
     tell_batches(run, encoder, examples, examples.name)
-    shares = isinstance(run.task, KTO) and run.task.shares
     records = [read_batch_record(home) for home in homes(run)]
     known = [one for one in records if one is not None]
     if len(known) < len(records) or not encoder.counting.trl:
         notes = _logged(run, examples, encoder, encoded) if encoder.counting.trl else []
-        return None, [*notes, UNORDERED] if shares else notes
+        return None, [*notes, UNORDERED] if run.task.sharing else notes
     held = [one.known for one in known]
     for example, one in _encoded(examples, encoder, encoded):
         sides = [side for side in one.sides if side.counted.any()]
         hashes = {row_hash(side.ids, np.where(side.counted, side.ids, -100)) for side in sides}
         if not all(hashes <= some for some in held):
             raise MismatchError(_difference(run, examples, encoder, example, len(one.ids)))
-    if shares:
+    if run.task.sharing:
         _ = run.judged.batches  # refuses rows in another order
-    return known[0], [UNORDERED] if shares and not all(len(one.rows) for one in known) else []
+    return known[0], [UNORDERED] if run.task.sharing and not all(len(one.rows) for one in known) else []
 
 
 def judged_batches(run: Run, encoder: Encoder, examples: Iterable[Example], name: str) -> JudgedBatches:
     """The batches of a KTO training; rows in another order than the Recorder noted are refused."""
-    task = run.task
-    assert isinstance(task, KTO)
     rows = [(example, encoder.judged_parts(example)) for example in examples]
     for home in homes(run):
         record = read_batch_record(home)
         if record is not None and len(record.rows):
             refuse_other_order(rows, encoder.max_length, record.rows.tolist(), name, home)
-    return JudgedBatches.of(((example.row, parts) for example, parts in rows), task.batch, encoder.max_length)
+    return JudgedBatches.of(((example.row, parts) for example, parts in rows), run.task.sharing, encoder.max_length)
 
 
 def tell_batches(run: Run, encoder: Encoder, examples: Iterable[Example], name: str, *, kept: bool = True) -> None:
@@ -74,7 +70,7 @@ def tell_batches(run: Run, encoder: Encoder, examples: Iterable[Example], name: 
                 "the index again, or delete without merge"
             ) from error
 
-    if isinstance(run.task, KTO) and run.task.shares:
+    if run.task.sharing:
         run.judged.tell(make)
 
 

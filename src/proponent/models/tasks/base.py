@@ -176,6 +176,11 @@ class Task(ABC):
         """What the loss depends on beside the model, in one line; empty where it depends on nothing else."""
         return ""
 
+    @property
+    def sharing(self) -> int:
+        """The rows of a batch, in the order of the training, where they share a part of the loss; 0 where none do."""
+        return 0
+
     @classmethod
     @abstractmethod
     def recognises(cls, architecture: str, config: Any) -> bool:

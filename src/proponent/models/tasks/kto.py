@@ -103,9 +103,8 @@ class KTO(CausalLM):
         return f"KTO: {self.loss_type}, beta {self.beta!r}, weights {self.weights!r}, batches of {self.batch}"
 
     @property
-    def shares(self) -> bool:
-        """Whether the loss of a row depends on the others of its batch."""
-        return self.loss_type != NO_ESTIMATE
+    def sharing(self) -> int:
+        return 0 if self.loss_type == NO_ESTIMATE else self.batch
 
     @classmethod
     def recognises(cls, architecture: str, config: Any) -> bool:
