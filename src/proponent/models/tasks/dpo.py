@@ -18,17 +18,11 @@ from torch import Tensor
 from proponent.models.batch import Batch
 from proponent.models.objective import Training
 from proponent.models.preference_rows import Pairing
-from proponent.models.tasks.answered import refuse_sampled
-from proponent.models.tasks.base import Objective, Reduction, Task, TokenLoss, TokenTerms
+from proponent.models.tasks.base import Objective, Reduction, Task
 from proponent.models.tasks.causal_lm import CausalLM
+from proponent.models.tasks.judged import BETA, SMALLEST, JudgedAnswers
 from proponent.models.tasks.pairs import OnPairs, lost, number_of, refuse_settings
 from proponent.types import Example, Preference
-
-BETA = 0.1
-"""TRL's default."""
-
-SMALLEST = 1e-30
-"""Weight of a pair whose loss is 0 to the last digit."""
 
 _PLAIN: Mapping[str, tuple[object, ...]] = {
     "loss_type": (["sigmoid"], "sigmoid"),
@@ -45,20 +39,17 @@ _PLAIN: Mapping[str, tuple[object, ...]] = {
 
 
 @dataclass(frozen=True)
-class PairLoss(Objective):
+class PairLoss(JudgedAnswers):
     """The DPO loss of pairs of answers, whose rows lie next to each other."""
 
-    tokens: TokenLoss  # of both answers of each pair, summed
     reference: Float[Tensor, "n 2"]  # log-probabilities of the chosen and the rejected answer under the reference model
     beta: float
+
+    kind: ClassVar[str] = "DPO"
 
     @property
     def count(self) -> float:
         return float(len(self.reference))
-
-    @property
-    def predictions(self) -> tuple[Int[Tensor, "m u"], Float[Tensor, "m u"]]:
-        return self.tokens.target, self.tokens.counted.double()
 
     def weighed(self, losses: Float[np.ndarray, " n"]) -> tuple[Int[Tensor, "m u"], Float[Tensor, "m u"]]:
         """What a token's loss adds to that of its pair: sigmoid(-beta * m) is 1 - exp(-loss)."""
@@ -66,18 +57,7 @@ class PairLoss(Objective):
         target, counted = self.predictions
         return target, counted * torch.stack([slope, -slope], 1).reshape(-1, 1)
 
-    def terms(self, uniform: Float[Tensor, "m u"] | None = None) -> TokenTerms:
-        if uniform is not None:
-            raise refuse_sampled(DPO.kind)
-        return TokenTerms(self.tokens.target, self.tokens.counted, self._combine)
-
-    def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
-        return self._combine(self.tokens.each(logits))
-
-    def sampled(self, logits: Tensor, uniform: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
-        raise refuse_sampled(DPO.kind)
-
-    def _combine(self, token: Float[Tensor, "m u"]) -> Float[Tensor, " n"]:
+    def combined(self, token: Float[Tensor, "m u"]) -> Float[Tensor, " n"]:
         answers = -(token * self.tokens.counted).sum(1).reshape(-1, 2)
         ratios = answers - self.reference.to(answers.dtype)
         trained = self.tokens.counted.any(1).reshape(-1, 2).any(1)  # the prompt of others fills what the model reads

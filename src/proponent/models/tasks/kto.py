@@ -19,10 +19,9 @@ from torch import Tensor
 from proponent.errors import DataError, RunError
 from proponent.models.batch import Batch
 from proponent.models.objective import Training, training_of
-from proponent.models.tasks.answered import refuse_sampled
-from proponent.models.tasks.base import Objective, Reduction, Task, TokenLoss, TokenTerms
+from proponent.models.tasks.base import Objective, Reduction, Task
 from proponent.models.tasks.causal_lm import CausalLM
-from proponent.models.tasks.dpo import BETA, SMALLEST
+from proponent.models.tasks.judged import BETA, SMALLEST, JudgedAnswers
 from proponent.models.tasks.pairs import number_of, refuse_settings
 from proponent.types import Example, Preference
 
@@ -37,23 +36,20 @@ _PLAIN: Mapping[str, tuple[object, ...]] = {
 
 
 @dataclass(frozen=True)
-class JudgedLoss(Objective):
+class JudgedLoss(JudgedAnswers):
     """The KTO loss of judged answers."""
 
-    tokens: TokenLoss  # of the answers, summed
     side: Float[Tensor, " n"]  # 1 for a wanted answer, -1 for an unwanted one
     reference: Float[Tensor, " n"]  # log-probability of the answer under the reference model
     estimate: Float[Tensor, " n"]  # z of the row's batch
     beta: float
     weights: tuple[float, float]  # of wanted and of unwanted answers
 
+    kind: ClassVar[str] = "KTO"
+
     @property
     def count(self) -> float:
         return float(len(self.side))
-
-    @property
-    def predictions(self) -> tuple[Int[Tensor, "n u"], Float[Tensor, "n u"]]:
-        return self.tokens.target, self.tokens.counted.double()
 
     def weighed(self, losses: Float[np.ndarray, " n"]) -> tuple[Int[Tensor, "n u"], Float[Tensor, "n u"]]:
         """What a token's loss adds to that of its row: sigmoid(...) is 1 - loss / w."""
@@ -62,23 +58,12 @@ class JudgedLoss(Objective):
         target, counted = self.predictions
         return target, counted * slope[:, None]
 
-    def terms(self, uniform: Float[Tensor, "n u"] | None = None) -> TokenTerms:
-        if uniform is not None:
-            raise refuse_sampled(KTO.kind)
-        return TokenTerms(self.tokens.target, self.tokens.counted, self._combine)
-
-    def losses(self, logits: Tensor) -> Float[Tensor, " n"]:
-        return self._combine(self.tokens.each(logits))
-
-    def sampled(self, logits: Tensor, uniform: Float[Tensor, "n t"]) -> Float[Tensor, " n"]:
-        raise refuse_sampled(KTO.kind)
-
     @property
     def _weight(self) -> Float[Tensor, " n"]:
         wanted, unwanted = (torch.tensor(one, dtype=self.side.dtype) for one in self.weights)
         return torch.where(self.side > 0, wanted, unwanted)
 
-    def _combine(self, token: Float[Tensor, "n u"]) -> Float[Tensor, " n"]:
+    def combined(self, token: Float[Tensor, "n u"]) -> Float[Tensor, " n"]:
         ratio = -(token * self.tokens.counted).sum(1) - self.reference.to(token.dtype)
         margin = self.side.to(token.dtype) * self.beta * (ratio - self.estimate.to(token.dtype))
         trained = self.tokens.counted.any(1)  # the prompt of others fills what the model reads
