@@ -1,8 +1,9 @@
 """Model inputs of examples: token ids with their words, singly and padded into batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -114,6 +115,23 @@ class Batch:
     answers: Float[Tensor, "m _"] | None = None
     # whether each example is two rows of the batch, next to each other: the chosen and the rejected answer
     paired: bool = False
+
+    def to(self, device: str) -> "Batch":
+        """The batch with its tensors on a device; positions of words stay on the host."""
+        if device == "cpu":
+            return self
+        decoder, answers, targets = self.decoder, self.answers, self.targets
+        return replace(
+            self,
+            inputs={name: one.to(device) for name, one in self.inputs.items()},
+            counted=self.counted.to(device),
+            labels=self.labels.to(device),
+            targets=None if targets is None else targets.to(device),
+            decoder=None if decoder is None else replace(decoder, mask=decoder.mask.to(device)),
+            answers=None
+            if answers is None
+            else answers.to(device, torch.float32 if device == "mps" else answers.dtype),
+        )
 
     @property
     def ids(self) -> Int[Tensor, "n t"]:

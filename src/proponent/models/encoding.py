@@ -32,8 +32,10 @@ class Encoder:
         pad_id: int,
         masks: Masks = ONE_DRAW,
         counting: Counting | None = None,
+        device: str = "cpu",
     ) -> None:
         self.tokenizer, self.task, self.max_length, self.pad_id, self.masks = tokenizer, task, max_length, pad_id, masks
+        self.device = device
         self._chat = ChatRows(tokenizer, counting or Counting(), max_length, task.pairing, task.judged)
 
     @property
@@ -178,7 +180,7 @@ class Encoder:
         return found
 
     def collate(self, encoded: Sequence[Encoded], labels: Sequence[int], width: int = 0) -> Batch:
-        """Pad encoded examples on the right to the longest one; all are pairs of answers, or none is."""
+        """Pad encoded examples on the right to the longest one, on the model's device; all are pairs, or none is."""
         paired = encoded[0].rejected is not None
         width = max(width, 3 if paired else 1)  # hooks tell two rows from the positions by their number
         held = [one.answer for one in encoded if one.answer is not None]
@@ -193,7 +195,8 @@ class Encoder:
         numbers = torch.tensor(list(labels), dtype=torch.int64)
         answers = _tensor(_padded(held, np.nan)[0]) if held else None
         batch = Batch(inputs, words, _tensor(counted), numbers, answers=answers, paired=paired)
-        return batch if encoded[0].targets is None else self._with_targets(batch, encoded, width)
+        whole = batch if encoded[0].targets is None else self._with_targets(batch, encoded, width)
+        return whole.to(self.device)
 
     def _with_targets(self, batch: Batch, encoded: Sequence[Encoded], width: int) -> Batch:
         """Add the predicted tokens and the decoder's input: the target shifted right, after its start token."""

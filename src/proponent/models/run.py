@@ -30,6 +30,7 @@ from proponent.models.judged_rows import JudgedSource
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.model_outputs import check_shift
 from proponent.models.one_training import check_one_training
+from proponent.models.placement import Placement
 from proponent.models.recorder import RUN_FILE, unfinished_note
 from proponent.models.shared_base import SharedBases
 from proponent.models.tasks import Task, trained_task
@@ -66,6 +67,7 @@ class Run:
         later: checkpoints saved after the final model (load_best_model_at_end); none are used unless requested by
             their steps.
         notes: facts about how the folder was read that a user must know.
+        placement: the device and the precision of its models.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class Run:
     joined: tuple[Path, ...] = ()
     later: tuple[Checkpoint, ...] = ()
     notes: tuple[str, ...] = ()
+    placement: Placement = Placement()
 
     @classmethod
     def from_pretrained(
@@ -87,6 +90,8 @@ class Run:
         tokenizer: str | Path | None = None,
         base: str | Path | None = None,
         trust_remote_code: bool = False,
+        device: str = "auto",
+        dtype: str = "float32",
     ) -> "Run":
         """Open a training run.
 
@@ -96,18 +101,21 @@ class Run:
             tokenizer: folder of the tokenizer, if it is not in the run.
             base: folder (or name on a hub) of an adapter's base model, if it is not where the adapter says.
             trust_remote_code: allow code that comes with the model.
+            device: where its models run: cpu, cuda, cuda:N or mps; auto takes the first CUDA device, else the CPU.
+            dtype: precision of weights and passes: float32, bfloat16 or float16.
 
         Returns:
             The run; weights are loaded when needed.
 
         Raises:
             RunError: the folder is not a usable run; the message says what is missing and where.
+            InputError: there is no such device or precision; the message lists those that exist.
         """
-        folder = Path(path)
+        folder, placement = Path(path), Placement.of(device, dtype)
         members = members_of(folder)
         if members:
             how: dict[str, Any] = {"tokenizer": tokenizer, "base": base, "trust_remote_code": trust_remote_code}
-            runs = [cls.from_pretrained(one, **how) for one in members]
+            runs = [cls.from_pretrained(one, device=device, dtype=dtype, **how) for one in members]
             return replace(cls.join(runs), path=folder, joined=())
         saved = discover(folder)
         last = saved[-1].path
@@ -128,7 +136,7 @@ class Run:
         named = None if tokenizer is None else str(tokenizer)
         records = former_note(folder, [one.path for one in saved], RECORDS)
         notes = (*records, *unfinished_note(folder), *found.notes, *card.notes)
-        made = cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
+        made = cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, (), found.later, notes, placement)
         if made.equal_lengths and card.task.pairing is not None:
             raise RunError(
                 f"{last / 'config.json'} names no pad_token_id, and pairs need padding: set that of training"
@@ -178,9 +186,10 @@ class Run:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """SHA-256 of the content: "tokenizer", and "weights step N" for every checkpoint."""
+        """SHA-256 of the content: "tokenizer", and "weights step N" for every checkpoint; "dtype" if not float32."""
         weights = {f"weights {one.id}": weights_fingerprint(one.path, self.info.base) for one in self.saved}
-        return {"tokenizer": self.tokenizer_fingerprint()} | weights | self._loss_fingerprints()
+        precision = {} if self.placement.dtype == "float32" else {"dtype": self.placement.dtype}
+        return {"tokenizer": self.tokenizer_fingerprint()} | weights | self._loss_fingerprints() | precision
 
     def _loss_fingerprints(self) -> dict[str, str]:
         """What the loss of pairs depends on beside the weights: its settings, and a reference model on disk."""
@@ -273,10 +282,10 @@ class Run:
         # the model's own pad id first: RoBERTa's positions and the last token of a decoder's classifier depend on it
         pads = (self.info.pad_token_id, self.tokenizer.pad_token_id, 0)
         pad = next(pad for pad in pads if pad is not None)
-        return Encoder(self.tokenizer, self.task, max_length, pad, masks, counting)
+        return Encoder(self.tokenizer, self.task, max_length, pad, masks, counting, self.placement.device)
 
     def load(self, checkpoint: Checkpoint) -> torch.nn.Module:
-        """Load one checkpoint: float32, evaluation mode, every parameter frozen.
+        """Load one checkpoint to the run's device: evaluation mode, every parameter frozen.
 
         Args:
             checkpoint: a checkpoint of this run.
@@ -286,6 +295,7 @@ class Run:
 
         Raises:
             MismatchError: the tokenizer has ids that the embedding lacks.
+            InputError: the device has no room for the model.
         """
         loaded = cast(
             "Any",
@@ -302,7 +312,7 @@ class Run:
             check_shift(cast("torch.nn.Module", loaded), self.task.start, self.encoder(2).pad_id)
         if self.equal_lengths:
             loaded.config.pad_token_id = -1  # no token has this id, so the last token is the real last token
-        return cast("torch.nn.Module", loaded)
+        return self.placement.put(cast("torch.nn.Module", loaded))
 
     def label_number(self, label: Label) -> int:
         """Return the class number of a label given by name or number; a class named "1" takes precedence over number 1.

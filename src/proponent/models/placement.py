@@ -1,0 +1,118 @@
+"""Where a model runs and how precise its numbers are, and the way of tensors to and from there."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from proponent.errors import InputError
+from proponent.suggest import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""Precision of a model's weights and passes."""
+
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+KINDS = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The device and the precision of a model."""
+
+    device: str = "cpu"  # as torch names it: cpu, cuda:0, mps
+    dtype: Dtype = "float32"
+
+    @classmethod
+    def of(cls, device: str = "auto", dtype: str = "float32") -> "Placement":
+        """Choose a device that exists; auto takes the first CUDA device, else the CPU.
+
+        Raises:
+            InputError: there is no such device or precision; the message lists those that exist.
+        """
+        if dtype not in DTYPES:
+            raise InputError(f"dtype {dtype!r}{nearest(dtype, DTYPES)}: choose one of {', '.join(DTYPES)}")
+        return cls(_existing(device), dtype)
+
+    @property
+    def plain(self) -> bool:
+        """Whether results are those of the CPU in 32 bits."""
+        return self.device == "cpu" and self.dtype == "float32"
+
+    @property
+    def name(self) -> str:
+        """The placement in words."""
+        return f"{device_name(self.device)}, {self.dtype}"
+
+    def put(self, model: nn.Module) -> nn.Module:
+        """Move a model there.
+
+        Raises:
+            InputError: the device has no room for it.
+        """
+        if self.plain:
+            return model
+        try:
+            return model.to(self.device, getattr(torch, self.dtype))
+        except torch.OutOfMemoryError as error:
+            size = sum(one.nbytes for one in model.parameters())
+            raise InputError(
+                f"{device_name(self.device)} has no room for the model of {size / 2**30:.1f} GB: free its memory, take "
+                "--dtype bfloat16 (dtype=), or run on the CPU with --device cpu (device=)"
+            ) from error
+
+
+def devices() -> list[str]:
+    """The devices that exist, as they are named in options."""
+    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return [*found, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def _existing(device: str) -> str:
+    known = devices()
+    first = next((one for one in known if one.startswith("cuda")), None)
+    if device == "auto":
+        return first or "cpu"
+    if device == "cuda" and first is not None:
+        return first
+    if device not in known:
+        near = "" if device.partition(":")[0] in KINDS else nearest(device, (*KINDS, *known))
+        raise InputError(f"device {device!r}{near}: this machine has {', '.join(known)}; give one of them, or auto")
+    return device
+
+
+def device_name(device: str) -> str:
+    """A device in words, with the name of its maker where one is known."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's word embedding, where its inputs belong."""
+    tables = getattr(model, "get_input_embeddings", None)
+    found = None if tables is None else cast("Any", tables)()
+    weight = getattr(found, "weight", None)
+    own: Iterable[Any] = (weight,) if isinstance(weight, Tensor) else (*model.parameters(), *model.buffers())
+    return next((one.device for one in own), torch.device("cpu"))
+
+
+def host(tensor: Tensor) -> Shaped[np.ndarray, "*shape"]:
+    """A tensor's numbers on the host, without its graph; half precision becomes float32."""
+    here = tensor.detach()
+    if here.dtype in {torch.bfloat16, torch.float16}:
+        here = here.float()
+    return cast("Any", here.cpu()).numpy()
+
+
+def hosts(tensors: "Sequence[Tensor]") -> list[Shaped[np.ndarray, "..."]]:
+    """Several tensors on the host: their copies run at once, and the host waits once for all of them."""
+    wide = [one.detach().float() if one.dtype in {torch.bfloat16, torch.float16} else one.detach() for one in tensors]
+    copies = [one.to("cpu", non_blocking=True) for one in wide]
+    for device in {one.device for one in wide if one.is_cuda}:
+        torch.cuda.synchronize(device)
+    return [cast("Any", one).numpy() for one in copies]
