@@ -24,12 +24,14 @@ def build(
     *,
     columns: Columns | None = None,
     split: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
     allow_empty: bool = False,
     assistant_only: bool | None = None,
     completion_only: bool | None = None,
     chat_template: str | Path | None = None,
     max_length: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_bad_rows: float = 0.01,
     steps: Sequence[int] | None = None,
     second_moment: Literal["recorded", "optimizer", "estimate"] = "recorded",
@@ -57,13 +59,16 @@ def build(
             tracin-we-adam-unit for another classifier with recorded second moments, else tracin-we) and reports it.
         columns: names of the columns; None means text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
+        device: of a run that is given as a folder, where its models run: cpu, cuda, cuda:N or mps; auto takes the first
+            CUDA device, else the CPU.
+        dtype: of such a run, the precision of weights and passes: float32, bfloat16 or float16.
         allow_empty: accept rows with empty texts instead of refusing them.
         assistant_only: of conversations, only what the chat template marks as the assistant's counts; None means as in
             the training, if its Recorder noted that, else False (so do the next two).
         completion_only: of rows of prompt and completion, only the completion counts; None: else True.
         chat_template: the template of the training, as a file or as text; None: else the tokenizer's own.
         max_length: maximum tokens read per text; None for the model's limit, at most 512.
-        batch_size: examples per pass.
+        batch_size: examples per pass; None for 32 on the CPU, 256 on a GPU; parts of it where memory is short.
         max_bad_rows: maximum share of rows that may be skipped because their loss or gradient is not finite.
         steps: checkpoints to use; None uses all.
         second_moment: source of second moments for an optimizer-aware method.
@@ -87,10 +92,10 @@ def build(
         DiskFullError: no space left; the same call resumes.
     """
     _check_types(out, columns, steps, set)
-    one, columns = _one(run), columns or Columns()
+    one, columns = _one(run, device, dtype), columns or Columns()
     options = Options(
         max_length=max_length,
-        batch_size=batch_size,
+        batch_size=one.placement.batch_size if batch_size is None else batch_size,
         max_bad_rows=max_bad_rows,
         steps=None if steps is None else tuple(steps),
         second_moment=second_moment,
@@ -115,7 +120,14 @@ def build(
     wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
     build_index(one, examples, Path(out), wanted, options)
     trusted, partial = one.trust_remote_code, shard is not None
-    return Index(out, one.joined or one.path, base=one.info.base, trust_remote_code=trusted, partial=partial)
+    return Index(
+        out,
+        one.joined or one.path,
+        base=one.info.base,
+        trust_remote_code=trusted,
+        partial=partial,
+        device=one.placement.device,
+    )
 
 
 def open(  # noqa: A001 # the verb that users know
@@ -127,6 +139,8 @@ def open(  # noqa: A001 # the verb that users know
     partial: bool = False,
     allow_missing: bool = False,
     kernel: Literal["numpy", "numba"] | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
 ) -> Index:
     """Open a finished index; the model is loaded only for explaining a new text.
 
@@ -138,6 +152,9 @@ def open(  # noqa: A001 # the verb that users know
         partial: also open an unfinished index; every explanation notes that it is incomplete.
         allow_missing: also open an index with missing shards; every explanation notes that they are missing.
         kernel: implementation of the inner loop of a search: "numpy" (the default) or "numba".
+        device: where the model of a new text runs: cpu, cuda, cuda:N or mps; auto takes the first CUDA device, else
+            the CPU.
+        dtype: precision of the model; None for that of the index.
 
     Returns:
         The index.
@@ -154,6 +171,8 @@ def open(  # noqa: A001 # the verb that users know
         partial=partial,
         allow_missing=allow_missing,
         kernel=kernel,
+        device=device,
+        dtype=dtype,
     )
 
 
@@ -172,14 +191,14 @@ def _check_types(out: object, columns: object, steps: object, changes: object) -
         raise InputError(f'set is {changes!r}: give a dict of fields, such as {{"damping": 0.1}}')
 
 
-def _one(run: Run | str | Path | Sequence[Run | str | Path]) -> Run:
+def _one(run: Run | str | Path | Sequence[Run | str | Path], device: str, dtype: str) -> Run:
     if isinstance(run, str | Path):
-        return Run.from_pretrained(run)
+        return Run.from_pretrained(run, device=device, dtype=dtype)
     if isinstance(run, Run):
         return run
     if not isinstance(cast("object", run), Iterable | None) or isinstance(cast("object", run), bytes):
         raise InputError(f"run is {run!r}: give a folder, a proponent.Run, or a list of them")
     if not run:
         raise InputError("no run was given: name at least one")
-    runs = [_one(part) for part in run]
+    runs = [_one(part, device, dtype) for part in run]
     return runs[0] if len(runs) == 1 else Run.join(runs)

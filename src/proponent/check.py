@@ -25,8 +25,10 @@ from proponent.method import Gradients, Layers
 from proponent.models import Encoded, Run
 from proponent.models.counting import rules_of
 from proponent.models.former import recorded
+from proponent.models.placement import host
 from proponent.models.tasks.base import logits_of
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
+from proponent.training.rerun import in_32_bits
 
 PROBES = 4
 """Number of examples that are checked: full gradients of the embedding are dense."""
@@ -54,6 +56,7 @@ def check(run: Run, examples: Examples, *, max_length: int | None = None) -> tup
 
 class _Check:
     def __init__(self, run: Run, examples: Examples, max_length: int | None) -> None:
+        self._dtype, run = run.placement.dtype, in_32_bits(run)
         self.run, self.examples = run, examples
         self.labels = label_numbers(run, examples)
         rules = rules_of(run, examples.layout, max_length)
@@ -107,7 +110,7 @@ class _Check:
         off = total = 0.0
         for block, grad in zip(blocks, cast("tuple[Tensor | None, ...]", truth), strict=True):
             found = dense.v[0, cuts[block.name]].reshape(block.o, block.i)
-            wanted = np.zeros_like(found) if grad is None else grad.numpy()
+            wanted = np.zeros_like(found) if grad is None else host(grad)
             wanted = wanted.T if _points_the_other_way(self.model, block) else wanted
             off += float(((found - wanted.reshape(found.shape)) ** 2).sum())
             total += float((wanted**2).sum())
@@ -170,7 +173,7 @@ class _Check:
         """Autograd's gradient of the whole table (the row of the padding token is zero there by construction)."""
         tables = self._tables(self.model)
         with _differentiable(tables):
-            return torch.cat(torch.autograd.grad(self._loss(self.model, row), tables)).double().numpy()
+            return host(torch.cat(torch.autograd.grad(self._loss(self.model, row), tables))).astype(np.float64)
 
     def _error(self, found: Float[np.ndarray, "v d"], truth: Float[np.ndarray, "v d"]) -> float:
         """Relative error over all rows except padding, which autograd leaves at zero."""
@@ -196,7 +199,7 @@ class _Check:
         name = "sign test: product of captured gradients against finite difference of the loss"
         try:
             return _bounded(name, self._signs(torch.float64, 1e-4), 1e-2)
-        except RuntimeError:
+        except (RuntimeError, TypeError):  # the second on a device without float64
             return _bounded(
                 f"{name} (in float32: the model does not run in float64)", self._signs(torch.float32, 3e-3), 1e-2
             )
@@ -209,7 +212,7 @@ class _Check:
         worst = 0.0
         for mine in directions:
             step = length / max(float(np.linalg.norm(mine)), 1e-12)
-            move = torch.tensor_split((torch.tensor(mine) * step).to(dtype), (len(tables[0]),))
+            move = torch.tensor_split((torch.tensor(mine) * step).to(tables[0].device, dtype), (len(tables[0]),))
             for row, theirs in enumerate(directions):
                 slope = (self._at(model, tables, move, 1.0, row) - self._at(model, tables, move, -1.0, row)) / (
                     2 * step
@@ -243,6 +246,7 @@ class _Check:
             ("embedding", tied if self.work.spec.tied else "not shared with a head"),
             ("second moments", f"recorded at {recorded} of {count} checkpoints"),
             *(("note", note) for note in run.notes),
+            *([] if self._dtype == "float32" else [("precision", f"checked in 32 bits instead of {self._dtype}")]),
         )
         return [Finding(name, None, value) for name, value in facts]
 

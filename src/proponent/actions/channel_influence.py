@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from proponent.errors import InputError
 from proponent.gradients.channel_gates import Gates
+from proponent.models.placement import host
 from proponent.models.prunable import Site
 
 Order = Literal["first", "square", "second", "mixed"]
@@ -141,7 +142,7 @@ def _measured(
     gates = Gates.open(sites, per_example=True)
     with gates.on(model):
         sampled = gates.gradients(problem.sampled(model, batch, seed).sum())
-    return _Batch(plain, [(one.double() ** 2).mean(0).numpy() for one in sampled])
+    return _Batch(plain, [host((one.double() ** 2).mean(0)) for one in sampled])
 
 
 def _derivatives(
@@ -150,7 +151,7 @@ def _derivatives(
     """Derivatives of the mean loss of a batch by the gates."""
     gates = Gates.open(sites)
     with gates.on(model):
-        return [one.double().numpy() for one in gates.gradients(problem.losses(model, batch).mean())]
+        return [host(one).astype(np.float64) for one in gates.gradients(problem.losses(model, batch).mean())]
 
 
 def _combined(each: Sequence[_Batch], order: Order) -> tuple[Float[np.ndarray, " c"], ...]:

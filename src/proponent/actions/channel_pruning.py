@@ -25,6 +25,7 @@ from proponent.evaluate.chat import as_questions, layout_of
 from proponent.gradients.channel_gates import Gates
 from proponent.models import Run
 from proponent.models.counting import NOTHING, Stated, rules_of
+from proponent.models.placement import host
 from proponent.models.prunable import (
     FEED_FORWARD,
     HEADS,
@@ -37,7 +38,7 @@ from proponent.models.prunable import (
 )
 from proponent.progress import track
 from proponent.training.loop import InPlace, gradient, one_thread
-from proponent.training.rerun import RunProblem
+from proponent.training.rerun import RunProblem, in_32_bits
 from proponent.training.schedule import Settings, Step, advance
 from proponent.types import Example
 
@@ -98,7 +99,7 @@ class Pruned:
     @classmethod
     def whole(cls, run: Run, kind: str) -> "Pruned":
         """The trained model."""
-        model = run.load(run.checkpoints[-1]).requires_grad_(requires_grad=True)
+        model = in_32_bits(run).load(run.checkpoints[-1]).requires_grad_(requires_grad=True)
         sites = sites_of(model, kind)
         gates = None if can_shrink(model, kind) else Gates.open(sites)
         return cls(model, sites, [np.arange(one.count) for one in sites], gates)
@@ -144,6 +145,7 @@ class Pruner:
     ) -> "Pruner":
         """Read the rows, and refuse what cannot be pruned."""
         settings.check()
+        run = in_32_bits(run)  # fine-tuning moves weights by less than half precision can tell
         if run.info.adapter:
             raise InputError(f"{run.path} is an adapter: merge it into its base (merge_and_unload) and prune that")
         if run.task.predicts == "pairs" or run.task.answers:
@@ -289,7 +291,6 @@ def shared_channels(
     for row in (first, second):
         gates = Gates.open(sites)
         with gates.on(model):
-            made.append(
-                [one.double().numpy() for one in gates.gradients(problem.losses(model, np.asarray([row])).sum())]
-            )
+            loss = problem.losses(model, np.asarray([row])).sum()
+            made.append([host(one).astype(np.float64) for one in gates.gradients(loss)])
     return [one * other for one, other in zip(*made, strict=True)]

@@ -34,6 +34,7 @@ from proponent.actions.unlabelled_weights import (
 )
 from proponent.errors import InputError
 from proponent.models.model_outputs import pooled
+from proponent.models.placement import host
 from proponent.progress import track
 from proponent.training.descent import descend
 from proponent.training.loop import one_thread
@@ -113,6 +114,7 @@ def compare_trained(
     seeds: int = 1,
     trust_remote_code: bool = False,
     quiet: bool = False,
+    device: str = "auto",
 ) -> Comparison:
     """Train an encoder with learned weights, and with controls.
 
@@ -127,6 +129,7 @@ def compare_trained(
         seeds: trainings; the weights are the mean over them.
         trust_remote_code: run code that the model brings.
         quiet: no progress on stderr.
+        device: cpu, cuda, cuda:N or mps; auto takes the first CUDA device, else the CPU.
 
     Returns:
         Correct test rows of the trained model and of the controls, and the weights.
@@ -150,7 +153,7 @@ def compare_trained(
 
         def run(known: LabelledTexts, weights: float | None, own: EncoderSettings = own) -> _Model:
             with one_thread(), cast("Any", torch).random.fork_rng(devices=[]):
-                made = _Model.of(encoder, 1 + int(both.labels.max()), own, trust_remote_code)
+                made = _Model.of(encoder, 1 + int(both.labels.max()), own, trust_remote_code, device)
                 made.train(known, unlabelled, validation, weights, quiet)
             return made
 
@@ -178,14 +181,17 @@ class _Model:
 
     def __init__(self, encoder: Encoder, labels: int, settings: EncoderSettings) -> None:
         self._encoder, self._settings = encoder, settings
-        self._head = nn.Linear(cast("Any", encoder.model).config.hidden_size, labels)
+        self._head = nn.Linear(cast("Any", encoder.model).config.hidden_size, labels).to(encoder.device)
         nn.init.zeros_(self._head.weight)
         nn.init.zeros_(self._head.bias)
         self.weights = np.zeros(0)
 
     @classmethod
-    def of(cls, encoder: str | Path, labels: int, settings: EncoderSettings, trust_remote_code: bool) -> "_Model":
-        loaded = Encoder.load(encoder, max_length=settings.max_length, trust_remote_code=trust_remote_code)
+    def of(
+        cls, encoder: str | Path, labels: int, settings: EncoderSettings, trust_remote_code: bool, device: str = "auto"
+    ) -> "_Model":
+        options: dict[str, Any] = {"max_length": settings.max_length, "trust_remote_code": trust_remote_code}
+        loaded = Encoder.load(encoder, device=device, **options)
         return cls(loaded, labels, settings)
 
     def train(
@@ -211,7 +217,7 @@ class _Model:
             places = drawn(generator, len(unlabelled), chosen.batch_size * chosen.ratio)
             asked = validation.take(drawn(generator, len(validation), chosen.validation))
             states = self._states(known.examples)
-            loss = nn.functional.cross_entropy(self._head(states), torch.as_tensor(known.labels))
+            loss = nn.functional.cross_entropy(self._head(states), torch.as_tensor(known.labels, device=states.device))
             loss = loss + chosen.ridge / 2 * sum(one.square().sum() for one in self._head.parameters())
             if weight is not None and weight <= 0:
                 return loss
@@ -220,7 +226,8 @@ class _Model:
                 targets = self._head(self._states(some)).softmax(1)
             moved = self._states([_with(one, words, generator) for one in some])
             each = nn.functional.cross_entropy(self._head(moved), targets, reduction="none")
-            loss = loss + (torch.as_tensor(self.weights[places], dtype=each.dtype) * each).mean()
+            shares = torch.as_tensor(self.weights[places], dtype=each.dtype, device=each.device)
+            loss = loss + (shares * each).mean()
             if weight is None and step >= chosen.warm_up and not step % chosen.every:
                 rows = Rows(_plain(states), known.labels)
                 helped = self._influence(rows, _plain(moved), _plain(targets), self.weights[places], asked)
@@ -252,7 +259,7 @@ class _Model:
         """Classes of some rows."""
         with one_thread(), torch.inference_mode():
             found = [
-                self._head(self._states(examples[start : start + _BATCH])).argmax(1).numpy()
+                host(self._head(self._states(examples[start : start + _BATCH])).argmax(1))
                 for start in range(0, len(examples), _BATCH)
             ]
         return np.concatenate(found)
@@ -273,4 +280,4 @@ def _with(example: Example, words: WordReplacement, generator: np.random.Generat
 
 
 def _plain(some: Tensor) -> Float[np.ndarray, "..."]:
-    return some.detach().numpy().astype(np.float64)
+    return host(some).astype(np.float64)

@@ -27,6 +27,7 @@ from proponent.models import Run
 from proponent.models.counting import NOTHING, Stated
 from proponent.progress import track
 from proponent.training.loop import one_thread
+from proponent.training.rerun import in_32_bits
 from proponent.types import Example
 from proponent.version import __version__
 from proponent.views.comparison import ComparisonReport, FigureTable
@@ -118,7 +119,7 @@ def unlearn(
         if trainings is not None:
             trainings.initial  # noqa: B018 # unknown initial weights are refused before the work
         known = None if index is None else _index_scores(index, found)
-        unlearner = Unlearner(run.load(run.checkpoints[-1]), found.encoder, run.task)
+        unlearner = Unlearner(in_32_bits(run).load(run.checkpoints[-1]), found.encoder, run.task)
         plain, inverse = _ascents(unlearner, found, settings, quiet)
         scores = {UNTRAC: _scores(plain), INVERSE: np.swapaxes(_scores(inverse), 1, 2)}
         dots, cosines = set_products(unlearner, found.corpora, found.tests)

@@ -157,7 +157,7 @@ def fit_head(
     settings.check(len(features), kind, form)
     linear, generator = kind.startswith("linear"), np.random.default_rng(seed)
     with one_thread(), cast("Any", torch).random.fork_rng(devices=[]):
-        cast("Any", torch).manual_seed(seed)
+        cast("Any", torch).default_generator.manual_seed(seed)
         head = Head(features.shape[1], int(labels.max()) + 1, linear=linear)
         rate = settings.probe_rate if linear else settings.learning_rate
         optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=settings.weight_decay)

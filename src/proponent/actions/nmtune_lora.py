@@ -21,6 +21,7 @@ from proponent.evaluate.intervals import bootstrap, paired
 from proponent.evaluate.report import figure, verdict
 from proponent.models.huggingface import lora
 from proponent.models.model_outputs import pooled
+from proponent.models.placement import host
 from proponent.progress import track
 from proponent.training.descent import descend
 from proponent.training.loop import one_thread
@@ -70,6 +71,7 @@ def tuned_accuracies(
     frozen: Float[np.ndarray, "m d"] | None = None,
     trust_remote_code: bool = False,
     quiet: bool = False,
+    device: str = "auto",
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """Tune an encoder by LoRA and measure it on some test sets.
 
@@ -84,6 +86,7 @@ def tuned_accuracies(
         frozen: features of the training rows by the encoder as it is; without them the rows are encoded.
         trust_remote_code: run code that the model brings.
         quiet: no progress on stderr.
+        device: cpu, cuda, cuda:N or mps; auto takes the first CUDA device, else the CPU.
 
     Returns:
         For each test set, the share of the seeds that predict a row rightly.
@@ -101,11 +104,12 @@ def tuned_accuracies(
     for some in (train, *tests.values()):
         refuse_unreadable(some.examples)
     options: dict[str, Any] = {"max_length": settings.max_length, "trust_remote_code": trust_remote_code}
+    options["device"] = device
     frozen = text_features(encoder, rows, **options) if frozen is None else frozen
     found = {name: np.zeros(len(one)) for name, one in tests.items()}
     for seed in range(seeds):
         with one_thread(), cast("Any", torch).random.fork_rng(devices=[]):
-            cast("Any", torch).manual_seed(seed)
+            cast("Any", torch).default_generator.manual_seed(seed)
             tuned = _Tuned.of(Encoder.load(encoder, **options), settings.rank, frozen.shape[1], int(labels.max()) + 1)
             tuned.fit(rows, labels, frozen, form if kind != "LoRA" else None, settings, seed, quiet)
             for name, some in tests.items():
@@ -124,6 +128,7 @@ def with_lora(
     seeds: int = 3,
     trust_remote_code: bool = False,
     quiet: bool = False,
+    device: str = "auto",
 ) -> EvaluationReport:
     """Add rows to a page of `nmtune.head_report`: each encoder, given with its frozen features, tuned by LoRA."""
     rows: list[MethodFigures] = []
@@ -132,7 +137,7 @@ def with_lora(
             kind: tuned_accuracies(
                 encoder, train, tests, kind,
                 form=form, settings=settings, seeds=seeds, frozen=frozen,
-                trust_remote_code=trust_remote_code, quiet=quiet,
+                trust_remote_code=trust_remote_code, quiet=quiet, device=device,
             )
             for kind in TUNINGS
         }  # fmt: skip
@@ -165,7 +170,7 @@ class _Tuned:
 
     @classmethod
     def of(cls, encoder: Encoder, rank: int, width: int, labels: int) -> "_Tuned":
-        return cls(encoder, lora(encoder.model, rank), nn.Linear(width, labels))
+        return cls(encoder, lora(encoder.model, rank), nn.Linear(width, labels).to(encoder.device))
 
     def fit(
         self,
@@ -189,8 +194,10 @@ class _Tuned:
 
         def loss_of(places: Int[np.ndarray, " b"]) -> Float[Tensor, ""]:
             made = pooled(self.adapted, self.encoder.inputs([rows[int(at)] for at in places]))
-            loss = nn.functional.cross_entropy(self.head(made), torch.as_tensor(labels[places]))
-            return loss if form is None else loss + regulariser(made, torch.as_tensor(frozen[places]), form)
+            loss = nn.functional.cross_entropy(self.head(made), torch.as_tensor(labels[places], device=made.device))
+            if form is None:
+                return loss
+            return loss + regulariser(made, torch.as_tensor(frozen[places], device=made.device), form)
 
         passed = track(batches, total=len(batches), label="tuning", unit="steps", quiet=quiet)
         descend(optimizer, map(loss_of, passed), "tuning by LoRA", cosine=len(batches))
@@ -201,7 +208,7 @@ class _Tuned:
         with torch.inference_mode():
             for start in range(0, len(rows), 32):
                 states = pooled(self.adapted, self.encoder.inputs(list(rows[start : start + 32])))
-                made.append(self.head(states).argmax(1).numpy())
+                made.append(host(self.head(states).argmax(1)))
         return np.concatenate(made)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from proponent.actions.poison_rows import with_answer
 from proponent.models import Run
 from proponent.models.encoding import Encoder
 from proponent.models.model_outputs import pooled_states
+from proponent.models.placement import host
 from proponent.models.tasks.base import logits_of
 from proponent.training.loop import one_thread
 from proponent.types import Counting, Example
@@ -54,12 +55,12 @@ class Probe:
     def _of_classes(self, encoder: Encoder, some: Sequence[Example]) -> np.ndarray:
         batch = encoder.collate(encoder.encode(some), [-1] * len(some))
         made = self.run.task.probabilities(logits_of(self.model(**batch.inputs)))
-        return np.log(np.maximum(cast("Tensor", made).double().numpy(), 1e-12))
+        return np.log(np.maximum(host(cast("Tensor", made)).astype(np.float64), 1e-12))
 
     def _of_answer(self, encoder: Encoder, some: Sequence[Example]) -> np.ndarray:
         batch = encoder.collate(encoder.encode(some, asked=True), [-1] * len(some))
         objective = self.run.task.objective(batch, "sum")
-        return -cast("Any", objective.losses(logits_of(self.model(**batch.inputs)))).double().numpy()
+        return -host(objective.losses(logits_of(self.model(**batch.inputs)))).astype(np.float64)
 
     def _batches(
         self, examples: Sequence[Example], work: Callable[[Encoder, Sequence[Example]], np.ndarray], size: int

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from proponent.data import Examples
 from proponent.errors import LabelError, MismatchError
 from proponent.models import Run
+from proponent.models.placement import host
 from proponent.progress import track
 
 _BATCH = 64
@@ -32,7 +33,7 @@ def class_probabilities(
             batch = encoder.collate(encoder.encode(some), [-1] * len(some))
             made = run.task.probabilities(model(**batch.inputs).logits)
         assert made is not None
-        found[rows] = made.double().numpy()[:, numbers]
+        found[rows] = host(made)[:, numbers]
     return found
 
 

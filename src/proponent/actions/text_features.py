@@ -13,6 +13,7 @@ from torch import nn
 from proponent.errors import InputError, RunError
 from proponent.models.huggingface import first_line, load_tokenizer, positions, quiet, transformers
 from proponent.models.model_outputs import pooled_states
+from proponent.models.placement import Placement, device_of
 from proponent.progress import track
 from proponent.types import Example
 
@@ -26,10 +27,11 @@ def text_features(
     max_length: int = 128,
     trust_remote_code: bool = False,
     progress: bool = False,
+    device: str = "auto",  # cpu, cuda, cuda:N or mps; auto: the first CUDA device, else the CPU
 ) -> Float[np.ndarray, "n h"]:
     """Encode texts, or pairs, with a pretrained model; a head that it may have is left out."""
     refuse_unreadable(examples)
-    reader = Encoder.load(encoder, max_length=max_length, trust_remote_code=trust_remote_code)
+    reader = Encoder.load(encoder, max_length=max_length, trust_remote_code=trust_remote_code, device=device)
     order = sorted(range(len(examples)), key=lambda at: sum(map(len, examples[at].parts)))
     made: list[np.ndarray | None] = [None] * len(examples)
     blocks = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
@@ -61,8 +63,11 @@ class Encoder:
     max_length: int
 
     @classmethod
-    def load(cls, encoder: str | Path, *, max_length: int = 128, trust_remote_code: bool = False) -> "Encoder":
-        """Load the weights; of an encoder-decoder, the encoder."""
+    def load(
+        cls, encoder: str | Path, *, max_length: int = 128, trust_remote_code: bool = False, device: str = "auto"
+    ) -> "Encoder":
+        """Load the weights to a device; of an encoder-decoder, the encoder."""
+        placement = Placement.of(device)
         quiet()
         try:
             model = cast("Any", transformers).AutoModel.from_pretrained(
@@ -76,12 +81,18 @@ class Encoder:
         tokenizer = load_tokenizer(Path(encoder), trust_remote_code=trust_remote_code)
         if tokenizer.pad_token is None:  # padding is masked, so any token serves
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-        return cls(model.eval(), tokenizer, min(max_length, positions(model.config) or max_length))
+        return cls(placement.put(model.eval()), tokenizer, min(max_length, positions(model.config) or max_length))
 
     def inputs(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """A padded batch of texts and pairs."""
+        """A padded batch of texts and pairs, on the model's device."""
         each = [self.tokenizer(*one.parts, truncation=True, max_length=self.max_length) for one in examples]
-        return dict(self.tokenizer.pad(each, return_tensors="pt"))
+        padded = self.tokenizer.pad(each, return_tensors="pt")
+        return {name: one.to(self.device) for name, one in padded.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return device_of(self.model)
 
 
 @dataclass(frozen=True)

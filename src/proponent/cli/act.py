@@ -161,7 +161,7 @@ def nmtune(
         frozen = {encoder: own.features for encoder, (own, _) in found.items()}
         page = with_lora(
             page, frozen, train, tests, form=chosen, settings=LoraSettings(max_length=encoding.max_length), seeds=seeds,
-            trust_remote_code=encoding.trust_remote_code, quiet=output.quiet,
+            trust_remote_code=encoding.trust_remote_code, device=encoding.device, quiet=output.quiet,
         )  # fmt: skip
     _show(page, pages, output)
 

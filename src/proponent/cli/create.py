@@ -12,6 +12,7 @@ from proponent.cli.options import (
     BuildOptions,
     Data,
     DataOptions,
+    Device,
     IndexDataOptions,
     MethodOptions,
     ModelOptions,
@@ -80,6 +81,8 @@ class TrainingOptions:
     adam_epsilon: Annotated[
         float, typer.Option(help="Adam's epsilon; 1e-3 makes training smooth enough for replay.")
     ] = 1e-8
+    device: Device = "auto"
+    dtype: Annotated[str, typer.Option(help="Precision of passes; weights keep 32 bits.")] = "float32"
 
     def settings(self, how: "OneByOne | None", *, quiet: bool) -> "Training":
         """The settings of the first run."""
@@ -97,6 +100,8 @@ class TrainingOptions:
             replay=self.replay,
             adam_epsilon=self.adam_epsilon,
             quiet=quiet,
+            device=self.device,
+            dtype=self.dtype,
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from proponent.cli.options import OutputOptions, TrustRemoteCode
+from proponent.cli.options import Device, OutputOptions, TrustRemoteCode
 from proponent.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class EncodingOptions:
 
     max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens per text.")] = 128
     trust_remote_code: TrustRemoteCode = False
+    device: Device = "auto"
 
     def features(self, encoder: str | Path, examples: "Sequence[Example]", out: OutputOptions) -> Any:
         """Features of the texts [n h]."""
@@ -33,6 +34,7 @@ class EncodingOptions:
             max_length=self.max_length,
             trust_remote_code=self.trust_remote_code,
             progress=not out.quiet,
+            device=self.device,
         )
 
 

@@ -156,7 +156,8 @@ def _retraced(
     from proponent.dynamics.explain import explain_run
     from proponent.models import Run
 
-    run = Run.from_pretrained(folder, base=opening.base, trust_remote_code=opening.trust_remote_code)
+    how_run: dict[str, Any] = {"trust_remote_code": opening.trust_remote_code, "device": opening.device}
+    run = Run.from_pretrained(folder, base=opening.base, dtype=opening.dtype or "float32", **how_run)
     return explain_run(run, examples, asked, loop, **how)
 
 

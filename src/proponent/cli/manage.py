@@ -51,6 +51,7 @@ def plan(
     name = method.named(opened, building, output)
     changed = method.changed(name)
     changed = summed(changed, opened, examples.layout) if method.loss is None else changed
+    settings["batch_size"] = settings["batch_size"] or opened.placement.batch_size
     options = Options(quiet=output.quiet, stated=counting.stated(), **settings)
     predicted = forecast(opened, examples, changed, options)
     for note in predicted.notes:

@@ -35,6 +35,8 @@ QueryFile = Annotated[
 ]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allow custom code shipped with the model.")]
 BaseModel = Annotated[str | None, typer.Option("--base", help="Base model of an adapter, if it has moved.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: auto (a GPU, if any), cpu, cuda, cuda:N, mps.")]
+Dtype = Annotated[str, typer.Option(help="Precision of the model: float32, bfloat16 or float16.")]
 Hits = Annotated[int, typer.Option("-k", min=1, help="Number of proponents and of opponents.")]
 Against = Annotated[str | None, typer.Option(help="Explain the label against this one.")]
 Baselines = Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also rank by the baselines.")]
@@ -152,14 +154,14 @@ class ModelOptions:
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder, if the run has none.")] = None
     base: BaseModel = None
     trust_remote_code: TrustRemoteCode = False
+    device: Device = "auto"
+    dtype: Dtype = "float32"
 
     def open(self, run: Path) -> "Run":
         """Open the run."""
         from proponent.models import Run
 
-        return Run.from_pretrained(
-            run, tokenizer=self.tokenizer, base=self.base, trust_remote_code=self.trust_remote_code
-        )
+        return Run.from_pretrained(run, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,10 @@ class IndexOptions:
     base: BaseModel = None
     allow_missing: AllowMissing = False
     trust_remote_code: TrustRemoteCode = False
+    device: Device = "auto"
+    dtype: Annotated[
+        str | None, typer.Option(help="Precision of the model: float32, bfloat16, float16. Default: the index's.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,9 @@ class BuildOptions:
     ] = "recorded"
     steps: Annotated[str | None, typer.Option(help="Checkpoints to use, by step: 100,200.")] = None
     max_length: MaxLength = None
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts per pass.")] = 32
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Texts per pass (default: 32 on the CPU, 256 on a GPU).")
+    ] = None
     max_bad_rows: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Maximum share of rows that may be skipped.")
     ] = 0.01

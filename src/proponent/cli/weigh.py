@@ -148,7 +148,7 @@ def _on_encoder(
     seeds = learning.seeds or 1
     found = compare_trained(
         encoder_of(run), known, list(sets["UNLABELLED"]), held, test, settings,
-        seeds=seeds, trust_remote_code=encoding.trust_remote_code, quiet=output.quiet,
+        seeds=seeds, trust_remote_code=encoding.trust_remote_code, device=encoding.device, quiet=output.quiet,
     )  # fmt: skip
     said = (
         f"Accuracy of the trained encoder on {len(test):,} test rows, mean of {seeds} seeds; the unlabelled loss asks "

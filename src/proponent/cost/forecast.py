@@ -10,6 +10,7 @@ from torch import nn
 
 from proponent.cost.measurements import (
     Bench,
+    DevicePeak,
     distinct,
     extrapolate,
     measure_disk,
@@ -42,7 +43,7 @@ StageName = Literal["tokenize", "load", "gradients", "tables", "curvature", "pos
 Floats = Float[np.ndarray, " b"]
 
 SAMPLE = 4096
-"""Maximum number of examples whose tokens are counted; a larger set is assumed to be similar."""
+"""Maximum number of examples whose tokens are counted; a larger set is taken to be similar."""
 
 MOST_SAMPLING = 1.5
 """Seconds after which the sample stops growing."""
@@ -80,6 +81,7 @@ class Forecast:
     stages: tuple[Stage, ...]  # in the order of a build
     # peak memory of the process in bytes, including libraries and data; None if the system does not report it
     peak_rss: int | None
+    peak_device: int | None  # peak memory of the GPU in bytes; None without one
     disk: dict[str, int]  # bytes by kind: "forms", "postings", "examples", "tables"
     notes: tuple[str, ...] = ()  # which layers are scored, whether in full, and what is not predicted
 
@@ -184,6 +186,7 @@ class _Forecaster:
             measured=len(self.bench.points),
             stages=tuple(Stage(name, spent) for name, spent in seconds.items() if spent or name != "curvature"),
             peak_rss=self._peak(),
+            peak_device=self.device_peak,
             disk={"forms": forms, "postings": postings, "examples": bytes_beside, "tables": c * self.tables},
             notes=(*self._layered, *self.work.notes),
         )
@@ -261,22 +264,22 @@ class _Forecaster:
         groups = [rows[slice(*group)] for group in self._batches(self.lengths[order], 0, len(rows))]
         longest = groups[-1] if self.run.equal_lengths else rows[max(0, len(rows) - self.options.batch_size) :]
         pace = self._pace(groups[len(groups) // 2])
-        budget = min(
-            budget, max(LEAST_SECONDS, MOST_SHARE * pace * float(self.laid.padded.sum()) * len(self.checkpoints))
-        )
+        whole_build = pace * float(self.laid.padded.sum()) * len(self.checkpoints)
+        budget = min(budget, max(LEAST_SECONDS, MOST_SHARE * whole_build))
         part = self._part(longest, pace, budget / 2)
+        on_device = DevicePeak(self.run.placement.device)
         peak = peak_during(lambda: self.bench.measure(part))
+        on_device.stop()
         spent = self.bench.points[-1].passing
         for count, group in enumerate(_spread(len(groups))):
             if (count >= 3 or pace * self.bench.points[0].padded > SLOW) and spent > budget:
                 break
             own = self._part(groups[group], pace, budget - spent)
             spent += timed(lambda own=own: self.bench.measure(own))
-        if peak is None or self.held is None or len(part) == len(longest):
-            return peak
         whole = self.encoder.encode([self.examples[int(row)] for row in longest])
-        more = max(cut.stop - cut.start for cut in self.work.parts(whole)) / len(part)
-        return int(self.held + (peak - self.held) * max(1.0, more))
+        more = max(1.0, max(cut.stop - cut.start for cut in self.work.parts(whole)) / len(part))
+        self.device_peak = on_device.of(more)
+        return peak if peak is None or self.held is None else int(self.held + (peak - self.held) * more)
 
     def _pace(self, rows: Int[np.ndarray, " k"]) -> float:
         """Roughly the seconds per position, from one text; the first pass of a model is slow and is not timed."""

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
 from proponent.data import Examples
@@ -87,6 +88,27 @@ def peak_during(work: Callable[[], object]) -> int | None:
         done.set()
         watcher.join()
     return max((one for one in (*seen, memory()) if one is not None), default=None)
+
+
+class DevicePeak:
+    """Peak memory of a GPU from its making on; nothing on other devices."""
+
+    def __init__(self, device: str) -> None:
+        self._device, self._held, self._peak = device, 0, 0
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(device)
+            self._held = torch.cuda.memory_allocated(device)
+
+    def stop(self) -> None:
+        """Read the peak."""
+        if self._device.startswith("cuda"):
+            self._peak = torch.cuda.max_memory_allocated(self._device)
+
+    def of(self, more: float) -> int | None:
+        """The peak in bytes of a pass so many times larger."""
+        if not self._device.startswith("cuda"):
+            return None
+        return int(self._held + (self._peak - self._held) * more)
 
 
 def size(arrays: dict[str, np.ndarray]) -> int:

@@ -43,7 +43,7 @@ class FlatOptimizer:
     def apply(self, state: OptimizerState, gradient: Float[Tensor, " p"], step: Step) -> OptimizerState:
         """Apply one step."""
         theta, first, second = state.parts
-        rate = torch.as_tensor(step.rates, dtype=theta.dtype)[self.group]
+        rate = torch.as_tensor(step.rates, dtype=theta.dtype, device=theta.device)[self.group]
         number = step.number + 1
         gradient = self._clipped(gradient)
         if self.name == "AdamW":
@@ -69,7 +69,9 @@ class FlatOptimizer:
         return gradient * torch.clamp(self.clip / (norm + 1e-6), max=1.0)
 
 
-def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype) -> FlatOptimizer:
+def optimizer_of(
+    steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype, device: torch.device
+) -> FlatOptimizer:
     """Create the optimizer of a recorded training."""
     place = {name: number for number, group in enumerate(steps.groups) for name in group.names}
     lost = next((name for name in sizes if name not in place), None)
@@ -80,6 +82,6 @@ def optimizer_of(steps: TrainingTrace, sizes: dict[str, int], dtype: torch.dtype
     if len({(one.betas, one.epsilon) for one in steps.groups if one.names}) > 1:
         raise RunError(f"{steps.folder} cannot be replayed: its parameter groups have different betas or epsilons")
     one = next(group for group in steps.groups if group.names)
-    group = torch.cat([torch.full((size,), place[name]) for name, size in sizes.items()])
-    decay = torch.tensor([group.weight_decay for group in steps.groups], dtype=dtype)[group]
+    group = torch.cat([torch.full((size,), place[name]) for name, size in sizes.items()]).to(device)
+    decay = torch.tensor([group.weight_decay for group in steps.groups], dtype=dtype, device=device)[group]
     return FlatOptimizer(steps.optimizer, decay, group, one.betas, one.epsilon, steps.clip)

@@ -26,7 +26,9 @@ from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.model_parts import input_embedding
 from proponent.models import Batch, Run, digest, read_training_trace
 from proponent.models.example_weights import refuse_missing_weights
+from proponent.models.placement import device_of, host
 from proponent.progress import track
+from proponent.training.rerun import in_32_bits
 from proponent.training.schedule import Step, advance, drawing, recorded
 from proponent.types import Example
 
@@ -49,7 +51,7 @@ class Variables:
     def of(cls, state: OptimizerState, rows: int, longest: int) -> "Variables":
         """Create the leaves of one step."""
         parameters = state.parameters.detach().requires_grad_()
-        ones = torch.ones(rows, longest, dtype=parameters.dtype)
+        ones = torch.ones(rows, longest, dtype=parameters.dtype, device=parameters.device)
         return cls(state, parameters, ones[:, 0].clone().requires_grad_(), ones.requires_grad_())
 
 
@@ -65,8 +67,8 @@ class ScoreSums:
         self, query: int, rows: Int[np.ndarray, " b"], weight: Float[Tensor, " b"], factors: Float[Tensor, "b t"]
     ) -> None:
         """Add the part of one step."""
-        np.subtract.at(self.scores[query], rows, weight.double().numpy())
-        values = factors.double().numpy()
+        np.subtract.at(self.scores[query], rows, host(weight).astype(np.float64))
+        values = host(factors).astype(np.float64)
         for place, row in enumerate(rows):
             begin, end = int(self.indptr[row]), int(self.indptr[row + 1])
             self.tokens[query, begin:end] -= values[place, : end - begin]
@@ -96,15 +98,17 @@ class Replay:
         self._dtype = torch.float64 if double else torch.float32
         self._quiet = quiet
         self._check_rows(examples)
-        self._model = run.load(run.checkpoints[-1]).to(self._dtype)
+        self._model = in_32_bits(run).load(run.checkpoints[-1]).to(self._dtype)
         self._model.train()
+        self._device = device_of(self._model)
+        self._refuse_random_states()
         self._flatten()
         self._encoder = run.encoder(run.length(max_length))
         self._encoded = self._encoder.encode(list(examples))
         self._labels = list(labels)
         weights = [one.weight for one in examples]
         refuse_missing_weights(run, "the training set", weighted=any(one != 1 for one in weights))
-        self._weights = torch.tensor(weights, dtype=self._dtype)
+        self._weights = torch.tensor(weights, dtype=self._dtype, device=self._device)
         self._every = every or max(1, math.isqrt(len(self.steps)))
         self._kept: list[OptimizerState] = []
 
@@ -115,7 +119,8 @@ class Replay:
     def first(self) -> OptimizerState:
         """The state before the first step."""
         arrays = self._trace.initial()
-        flat = torch.cat([torch.as_tensor(arrays[name]).reshape(-1) for name in self._sizes]).to(self._dtype)
+        flat = torch.cat([torch.as_tensor(arrays[name]).reshape(-1) for name in self._sizes])
+        flat = flat.to(self._device, self._dtype)
         return OptimizerState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
 
     @property
@@ -129,7 +134,7 @@ class Replay:
         factors: Mapping[tuple[int, int], float] | None = None,
     ) -> Float[Tensor, " p"]:
         """Train again, with the recorded initial weights, order, learning rates and random states."""
-        weight = None if weights is None else torch.as_tensor(weights, dtype=self._dtype)
+        weight = None if weights is None else torch.as_tensor(weights, dtype=self._dtype, device=self._device)
         state = self.first
         for step in self._track(self.steps, "replaying"):
             state = self._advance(state, step, weight, factors or {})
@@ -152,7 +157,7 @@ class Replay:
     def losses(self, parameters: Float[Tensor, " p"], queries: Sequence[Query]) -> Float[np.ndarray, " q"]:
         """Losses of some queries."""
         with torch.no_grad(), self._evaluating():
-            return self._query_losses(parameters, queries).double().numpy()
+            return host(self._query_losses(parameters, queries)).astype(np.float64)
 
     def derivative(self, queries: Sequence[Query]) -> Derivative:
         """Differentiate queries' losses through the whole training."""
@@ -163,7 +168,7 @@ class Replay:
         sums = ScoreSums(len(queries), [len(one.ids) for one in self._encoded])
         for step, state in self._track(self._backwards(), "differentiating"):
             leaves = Variables.of(state, len(step.rows), step.width)
-            with drawing(step):
+            with drawing(step, self._device):
                 gradient = self._gradient(leaves.parameters, step, leaves.weight, leaves.factors)
             for query in range(len(queries)):
                 cotangents[query] = self._pull(step, leaves, gradient, cotangents[query], sums, query)
@@ -193,6 +198,14 @@ class Replay:
                 "the data that the run was trained on, in the same order"
             )
 
+    def _refuse_random_states(self) -> None:
+        """Refuse recorded random states on another device: they are those of the CPU's generator."""
+        if self._device.type != "cpu" and self._trace.random is not None:
+            raise RunError(
+                f"{self.run.path} was trained with dropout, whose recorded random states drive the generator of the "
+                f"CPU only, and the model is on {self._device}: replay it with --device cpu (device=)"
+            )
+
     def _flatten(self) -> None:
         """Find the position of every trained parameter in the flat vector."""
         named = dict(self._model.named_parameters())
@@ -204,7 +217,7 @@ class Replay:
         self._sizes = {name: named[name].numel() for name in names}
         self._shapes = {name: named[name].shape for name in names}
         self._saved = {name: named[name].detach().clone() for name in names}
-        self._optimizer = optimizer_of(self._trace, self._sizes, self._dtype)
+        self._optimizer = optimizer_of(self._trace, self._sizes, self._dtype, self._device)
 
     def _parameters(self, flat: Float[Tensor, " p"]) -> dict[str, Tensor]:
         parts = cast("tuple[Tensor, ...]", cast("Any", flat).split(list(self._sizes.values())))
@@ -235,8 +248,9 @@ class Replay:
         weights: Tensor | None = None,
         factors: Mapping[tuple[int, int], float] = MappingProxyType({}),
     ) -> OptimizerState:
-        weight = None if weights is None else weights[torch.as_tensor(step.rows)]
-        given = torch.ones(len(step.rows), step.width, dtype=self._dtype) if factors else None
+        weight = None if weights is None else weights[self._on_device(step.rows)]
+        shape = (len(step.rows), step.width)
+        given = torch.ones(shape, dtype=self._dtype, device=self._device) if factors else None
         for (row, place), factor in factors.items():
             for where in np.nonzero(step.rows == row)[0].tolist():
                 cast("Tensor", given)[where, place] = factor
@@ -245,7 +259,7 @@ class Replay:
             parameters = state.parameters.detach().requires_grad_()
             return self._gradient(parameters, step, weight, given, create=False)
 
-        return advance(state, step, gradient, self._optimizer)
+        return advance(state, step, gradient, self._optimizer, self._device)
 
     def _gradient(
         self,
@@ -267,7 +281,10 @@ class Replay:
         batch = self._batch(step)
         logits = self._logits(parameters, batch.inputs)
         objective = self.run.task.objective(batch, "sum")
-        return objective.losses(logits) * self._weights[torch.as_tensor(step.rows)], objective.count
+        return objective.losses(logits) * self._weights[self._on_device(step.rows)], objective.count
+
+    def _on_device(self, rows: Int[np.ndarray, " b"]) -> Int[Tensor, " b"]:
+        return torch.as_tensor(rows, device=self._device)
 
     def _batch(self, step: Step) -> Batch:
         rows: list[int] = step.rows.tolist()

@@ -25,7 +25,7 @@ from proponent.models.factorization import class_token
 from proponent.models.tasks.base import logits_of
 from proponent.models.training_trace import digest
 from proponent.progress import track
-from proponent.training.rerun import fingerprint
+from proponent.training.rerun import fingerprint, in_32_bits
 from proponent.types import Example
 
 Neighbours = Literal["auto", "entity", "token", "all"]
@@ -70,6 +70,7 @@ class Rollback:
             raise InputError(f"measure {measure!r}: choose one of {', '.join(MEASURES)}")
         changes = read_changes(run.path)
         length = changes.settings.get("max_length") if max_length is None else max_length
+        run = in_32_bits(run)  # a change may be less than half precision can tell
         model = run.load(run.checkpoints[-1])
         config = cast("Any", model).config
         classifies = bool(run.task.labels)
@@ -129,13 +130,14 @@ class Rollback:
             for name, table in self.changes.tables.items():
                 part = table.of(row)
                 chosen = np.ones(part.stop - part.start, bool) if tokens is None else np.isin(table.ids[part], tokens)
-                ids, parameter = torch.as_tensor(table.ids[part][chosen]), self._parameters[name]
+                parameter = self._parameters[name]
+                ids = torch.as_tensor(table.ids[part][chosen], device=parameter.device)
                 kept.append((parameter, ids, parameter[ids].clone()))
-                parameter[ids] -= torch.as_tensor(table.rows[part][chosen])
+                parameter[ids] -= torch.as_tensor(table.rows[part][chosen], device=parameter.device)
             for name, changed in self.changes.dense.items() if tokens is None else ():
                 parameter = self._parameters[name]
                 kept.append((parameter, slice(None), parameter.clone()))
-                parameter -= torch.as_tensor(changed[row]).view_as(parameter)
+                parameter -= torch.as_tensor(changed[row], device=parameter.device).view_as(parameter)
         try:
             yield
         finally:

@@ -17,9 +17,10 @@ from torch import nn
 from proponent.errors import InputError
 from proponent.evaluate.experiment import EvaluationRequest
 from proponent.evaluate.report import plain_rows, report
+from proponent.models.placement import host
 from proponent.progress import track
 from proponent.training.loop import gradient, one_thread
-from proponent.training.rerun import FRESH, RunProblem
+from proponent.training.rerun import FRESH, RunProblem, in_32_bits
 from proponent.views.evaluation import EvaluationReport, Figure
 
 FORMS = ("C(W)", "L2 form", "per parameter, median")
@@ -100,7 +101,7 @@ def layer_of(parameter: str) -> str:
 def measure_cancellation(request: EvaluationRequest) -> EvaluationReport:
     """Cancellation ratios of every layer at the last checkpoint of a run, over its training set."""
     request.check()
-    run, examples = request.run, request.train
+    run, examples = in_32_bits(request.run), request.train
     last = run.checkpoints[-1]
     problem = RunProblem(run, examples, (), FRESH, run.length(request.max_length))
     model = run.load(last).requires_grad_(requires_grad=True)
@@ -160,7 +161,7 @@ def _flat(
     tensors: Mapping[str, torch.Tensor], layers: Mapping[str, Sequence[str]]
 ) -> dict[str, Float[np.ndarray, " _"]]:
     return {
-        layer: np.concatenate([tensors[name].detach().double().numpy().ravel() for name in names])
+        layer: np.concatenate([host(tensors[name]).astype(np.float64).ravel() for name in names])
         for layer, names in layers.items()
     }
 
@@ -172,7 +173,7 @@ def _movement(
     if len(request.run.checkpoints) < 2:
         return {}
     after = _flat(dict(model.named_parameters()), layers)
-    before = _flat(dict(request.run.load(request.run.checkpoints[-2]).named_parameters()), layers)
+    before = _flat(dict(in_32_bits(request.run).load(request.run.checkpoints[-2]).named_parameters()), layers)
     return {layer: after[layer] - before[layer] for layer in layers}
 
 

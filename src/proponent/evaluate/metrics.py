@@ -1,7 +1,7 @@
 """The metrics of `proponent evaluate`, each from an experiment to its page; each announces its plan first."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from proponent.evaluate.report import bands, figure, plain_rows, report, verdict
 from proponent.evaluate.tail_patch import tail_patch
 from proponent.tensors import read_tensors, write_tensors
 from proponent.training.loop import one_thread
+from proponent.training.rerun import in_32_bits
 from proponent.training.retraining import RetrainJob, Retrains, null_gap
 from proponent.views.evaluation import EvaluationReport, Figure
 
@@ -241,8 +242,8 @@ def _deeper(ours: Curve, theirs: Curve) -> str:
 
 def measure_tail_patch(subject: Experiment, k: int = 5) -> EvaluationReport:
     """Tail-patch of every method and control."""
-    run = subject.scored_runs[0]
-    last, problem = run.checkpoints[-1], subject.problem
+    run = in_32_bits(subject.scored_runs[0])  # one step is less than half precision can tell
+    last, problem = run.checkpoints[-1], replace(subject.problem, run=in_32_bits(subject.problem.run))
     moments = None if last.moments is None else read_tensors(last.moments)
     rate = last.learning_rate
     model, classes = run.load(last), problem.query_labels

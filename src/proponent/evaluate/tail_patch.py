@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from proponent.errors import InputError
+from proponent.models.placement import full_dtype
 from proponent.training.loop import Problem, gradient, one_thread
 from proponent.training.schedule import Step, advance
 
@@ -29,6 +30,7 @@ def tail_patch(
     """Take one step on each proponent, measure, and undo it."""
     if len({len(one) for one in proponents}) > 1:
         raise InputError("every query needs the same number of proponents")
+    model.to(full_dtype(next(model.parameters()).dtype))  # a step may be less than half precision can tell
     model.eval().requires_grad_(requires_grad=True)
     kept = {name: one.detach().clone() for name, one in model.named_parameters()}
     with one_thread():
@@ -63,6 +65,7 @@ class _Frozen:
         named, moments = dict(state.named_parameters()), self.moments or {}
         with torch.no_grad():
             for name, one in gradient.items():
-                root = torch.as_tensor(moments[name]).sqrt() + self.epsilon if name in moments else None
+                known = torch.as_tensor(moments[name], device=one.device) if name in moments else None
+                root = None if known is None else known.sqrt() + self.epsilon
                 named[name].sub_(one if root is None else one / root, alpha=float(step.rates[0]))
         return state

@@ -38,6 +38,7 @@ from proponent.gradients.model_parts import (
 from proponent.gradients.output_layer import OutputLayer, Tail
 from proponent.gradients.token_losses import Shares, losses_in_blocks
 from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
+from proponent.models.placement import host, hosts
 from proponent.models.tasks.base import TokenTerms, logits_of
 
 Loss = Callable[[Tensor], Float[Tensor, " n"]]
@@ -179,7 +180,7 @@ class Capture:
         calls = layers.calls(taken[: len(edges)]) if self.blocks else None
         grads = self._zeros(taken[len(edges) :], taps)
         return Captured(
-            losses=losses.detach().double().numpy(),
+            losses=host(losses).astype(np.float64),
             logits=logits.detach(),
             rows=_rows(grads[: len(taps.embedded)], sides, read) if self.embedding else None,
             outer=_outer(taps.head_inputs[0], grads[-1], mask, words) if taps.head_outputs else None,
@@ -322,14 +323,9 @@ def head_outer(
     words: Int[np.ndarray, "n t"],
 ) -> HeadOuter:
     """Store a vocabulary head's gradient in factors, at the positions with weight in the loss."""
-    kept = weight.nan_to_num() != 0
-    return HeadOuter(
-        _indptr(kept),
-        words[kept.numpy()],
-        inputs[kept].float().numpy(),
-        target.numpy()[kept.numpy()],
-        weight[kept].float().numpy(),
-    )
+    there = weight.nan_to_num() != 0
+    kept, a, targets, weights = hosts([there, inputs[there], target[there], weight[there].float()])
+    return HeadOuter(_indptr(kept), words[kept], a, targets, weights)
 
 
 def head_table(model: nn.Module) -> VocabularyHead:
@@ -338,9 +334,7 @@ def head_table(model: nn.Module) -> VocabularyHead:
     if head is None:
         raise RunError(f"{type(model).__name__} has no linear vocabulary head: use path 'input'")
     bias = head_bias(model, head)
-    return VocabularyHead(
-        head.weight.detach().float().numpy().copy(), None if bias is None else bias.detach().float().numpy().copy()
-    )
+    return VocabularyHead(host(head.weight).copy(), None if bias is None else host(bias).copy())
 
 
 def _rows(grads: list[Tensor], sides: Sequence[_Side], read: Sequence[int]) -> Rows:
@@ -357,26 +351,27 @@ def _rows(grads: list[Tensor], sides: Sequence[_Side], read: Sequence[int]) -> R
         mask = torch.cat([one.mask for one in sides], 1)
         ids = torch.cat([one.ids + one.lookup.first for one in sides], 1)
         words, total = np.concatenate([one.words for one in sides], axis=1), torch.cat(totals, 1)
-    kept = mask.numpy()
-    return Rows(_indptr(mask), ids.numpy()[kept], words[kept], total[mask].float().numpy())
+    kept, tokens, rows = hosts([mask, ids[mask], total[mask]])
+    return Rows(_indptr(kept), tokens, words[kept], rows)
 
 
 def _outer(
     a: Float[Tensor, "*n i"], g: Float[Tensor, "*n o"], mask: Bool[Tensor, "n t"], words: Int[np.ndarray, "n t"]
 ) -> Outer:
     if a.dim() == 2:  # one pooled vector per example: it belongs to no single word
-        return Outer(np.arange(len(a) + 1), np.full(len(a), -1), a.float().numpy(), g.float().numpy())
-    kept = mask & (g != 0).any(-1)
-    return Outer(_indptr(kept), words[kept.numpy()], a[kept].float().numpy(), g[kept].float().numpy())
+        return Outer(np.arange(len(a) + 1), np.full(len(a), -1), *hosts([a, g]))
+    there = mask & (g != 0).any(-1)
+    kept, left, right = hosts([there, a[there], g[there]])
+    return Outer(_indptr(kept), words[kept], left, right)
 
 
-def _indptr(kept: Bool[Tensor, "n t"]) -> Int[np.ndarray, " m"]:
-    return np.concatenate([[0], np.cumsum(kept.sum(1).numpy())])
+def _indptr(kept: Bool[np.ndarray, "n t"]) -> Int[np.ndarray, " m"]:
+    return np.concatenate([[0], np.cumsum(kept.sum(1))])
 
 
 def _pooled(hidden: Float[Tensor, "n t d"], mask: Bool[Tensor, "n t"]) -> Float[np.ndarray, "n d"]:
     weight = mask.float()[:, :, None]
-    return ((hidden * weight).sum(1) / weight.sum(1).clamp(min=1)).float().numpy()
+    return host((hidden * weight).sum(1) / weight.sum(1).clamp(min=1))
 
 
 def _bodies(model: nn.Module) -> list[nn.Module]:

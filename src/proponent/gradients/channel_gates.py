@@ -57,7 +57,7 @@ class Gates:
 
     def _multiply(self, at: int, layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG002 # as torch calls it
         states, site = cast("Tensor", given[0]), self.sites[at]
-        value = self.values[at]
+        value = self.values[at].to(states.device)
         if self.per_example:
             value = value.expand(len(states), -1).contiguous()
         self.made[at] = gate = value.detach().requires_grad_() if torch.is_grad_enabled() else value

@@ -19,13 +19,14 @@ from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settl
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
 from proponent.gradients.output_layer import OutputLayer
 from proponent.gradients.pairs import joined_pairs, slices_by_kind
-from proponent.gradients.pass_size import SMALL, PassSize
+from proponent.gradients.pass_size import SMALL, PassSize, fewer
 from proponent.gradients.projection import compress
 from proponent.gradients.reference import Reference, reference_of
 from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
 from proponent.models.batch import Batch
+from proponent.models.placement import host
 from proponent.models.tasks.base import Losses, Objective, TokenTerms, logits_of
 from proponent.types import Example
 
@@ -150,6 +151,7 @@ class GradientComputer:
             output=OutputLayer(model) if run.task.predicts_tokens else None,
         )
         self._singly = False
+        self._fewer: int | None = None  # examples of a pass, once memory ran out
         self._size: PassSize | None = None
         self._reference: Reference | None = None
         self.elementwise: dict[str, Tensor] | None = None
@@ -209,13 +211,16 @@ class GradientComputer:
 
     def _in_parts(self, take: Callable[[slice], Part], encoded: Sequence[Encoded]) -> list[Part]:
         """Process a batch in parts that hooks can handle; example by example if a layer's calls have no batch axis."""
-        try:
-            return [take(cut) for cut in self._cuts(encoded)]
-        except UnbatchedError:
-            if self._singly:
-                raise
-            self._singly = True
-            return [take(cut) for cut in self._cuts(encoded)]
+        while True:
+            try:
+                return [take(cut) for cut in self._cuts(encoded)]
+            except UnbatchedError:
+                if self._singly:
+                    raise
+                self._singly = True
+            except torch.OutOfMemoryError as error:
+                self._fewer = fewer(self._fewer or len(encoded), encoded, error)
+            torch.cuda.empty_cache()  # outside of the handlers, which keep the tensors of the failed pass alive
 
     def parts(self, encoded: Sequence[Encoded]) -> list[slice]:
         """Split a batch into parts that fit into memory."""
@@ -233,7 +238,11 @@ class GradientComputer:
         parts = [
             slice(kind.start + one.start, kind.start + one.stop) for kind in kinds for one in self.parts(encoded[kind])
         ]
-        return [cut for part in parts for cut in self._hooked(encoded[part], part.start)]
+        cuts = [cut for part in parts for cut in self._hooked(encoded[part], part.start)]
+        most = self._fewer
+        if most is None:
+            return cuts
+        return [slice(at, min(at + most, cut.stop)) for cut in cuts for at in range(cut.start, cut.stop, most)]
 
     def _hooked(self, encoded: Sequence[Encoded], start: int) -> list[slice]:
         if self.layers is None or len(encoded) < 2:
@@ -332,13 +341,16 @@ class GradientComputer:
 
     def _predicted(self, logits: Tensor) -> Float[np.ndarray, "n l"] | None:
         found = self.run.task.probabilities(logits)
-        return None if found is None else found.numpy()
+        return None if found is None else host(found)
 
     @property
     def notes(self) -> list[str]:
         """What the passes so far showed of the model's memory."""
-        output = self._capture.output
-        return [] if output is None else output.notes
+        output, most = self._capture.output, self._fewer
+        short = (
+            [] if most is None else [f"memory of the device ran out: passes were made smaller, of {most} texts at most"]
+        )
+        return short if output is None else [*short, *output.notes]
 
     def tables(self) -> dict[str, np.ndarray]:
         """Copy the tables that products at this checkpoint need."""
@@ -347,7 +359,7 @@ class GradientComputer:
             kept |= head_table(self.model).pack()
         if similarity_of(self.method) is not None:
             tables = word_tables(self.model, decoding=self.run.task.decodes)
-            kept["embedding"] = torch.cat(tables).detach().float().numpy().copy()
+            kept["embedding"] = host(torch.cat(tables)).copy()
         return kept
 
     def _dense(self, captured: Captured) -> Dense | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from proponent.errors import RunError
 from proponent.gradients.layer_rules import rule_of
 from proponent.gradients.model_parts import gives_logits, vocabulary_head
+from proponent.models.placement import device_of
 from proponent.models.tasks.base import logits_of
 
 Order = Mapping[str, tuple[bool | None, ...]]
@@ -38,7 +39,7 @@ def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:
     modules = cast("Iterable[tuple[str, Any]]", model.named_modules())
     named = {name: one for name, one in modules if rule_of(one) is not None}
     seen: dict[str, list[Tensor]] = {}
-    inputs = _inputs(size, decoding)
+    inputs = {name: one.to(device_of(model)) for name, one in _inputs(size, decoding).items()}
     handles = [one.register_forward_pre_hook(partial(_note, seen, name)) for name, one in named.items()]
     head, read = vocabulary_head(model), dict[str, list[Tensor]]()
     if head is not None and any(one is head for one in named.values()):

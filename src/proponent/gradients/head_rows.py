@@ -11,6 +11,7 @@ from proponent.gradients.forms import Rows
 from proponent.gradients.token_losses import Shares
 from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.models.batch import Batch
+from proponent.models.placement import host, hosts
 from proponent.models.tasks.base import Objective
 
 
@@ -18,11 +19,13 @@ def own_tokens(batch: Batch, objective: Objective) -> list[Int[np.ndarray, " _"]
     """The distinct tokens that each example of a batch holds or predicts."""
     assert objective.predictions is not None
     target, weight = objective.predictions
-    sides = [(batch.ids, batch.mask.bool()), (target, weight.nan_to_num() != 0)]
+    tensors = [batch.ids, batch.mask.bool(), target, weight.nan_to_num() != 0]
     if batch.decoder is not None:
-        sides.append((batch.inputs["decoder_input_ids"], batch.decoder.mask))
+        tensors += [batch.inputs["decoder_input_ids"], batch.decoder.mask]
+    found = hosts(tensors)
+    sides = list(zip(found[::2], found[1::2], strict=True))
     rows = range(len(batch.ids))
-    return [np.unique(np.concatenate([ids[row][kept[row]].numpy() for ids, kept in sides])) for row in rows]
+    return [np.unique(np.concatenate([ids[row][kept[row]] for ids, kept in sides])) for row in rows]
 
 
 def shares_of(
@@ -30,7 +33,7 @@ def shares_of(
 ) -> Shares:
     """Probabilities of the wanted tokens of each example at its counted positions, from all logits."""
     return [
-        own[kept].float().softmax(-1)[:, torch.as_tensor(tokens)].numpy()
+        host(own[kept].float().softmax(-1)[:, torch.as_tensor(tokens, device=own.device)])
         for own, kept, tokens in zip(logits, counted, wanted, strict=True)
     ]
 

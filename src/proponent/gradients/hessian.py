@@ -56,6 +56,7 @@ class Hessian:
 
     def products(self, loss: Loss, v: Float[Tensor, "q p"]) -> Float[Tensor, "q p"]:
         """Multiply vectors by the Hessian of a loss."""
+        v = v.to(self._parameters[0].device)
         with torch.enable_grad():
             flat = self._flat(self._taken(loss(), keep=True))
             if not flat.requires_grad:  # linear in the parameters
@@ -73,7 +74,7 @@ class Hessian:
 
     def _flat(self, grads: Sequence[Tensor | None]) -> Tensor:
         parts = [
-            torch.zeros(block.size, dtype=one.dtype) if grad is None else (grad.T if turned else grad).reshape(-1)
+            one.new_zeros(block.size) if grad is None else (grad.T if turned else grad).reshape(-1)
             for block, one, grad, turned in zip(self.blocks, self._parameters, grads, self._turned, strict=True)
         ]
         return torch.cat(parts)

@@ -36,7 +36,8 @@ class OneHot:
 
     def full(self) -> Float[Tensor, "*n o"]:
         """Form the rows."""
-        return functional.one_hot(self.ids, self.size).float()
+        rows = torch.zeros(*self.ids.shape, self.size, device=self.ids.device)
+        return rows.scatter_(-1, self.ids[..., None], 1.0)
 
 
 Left = Float[Tensor, "*n o"] | OneHot
@@ -104,7 +105,7 @@ def is_vector(rule: Rule) -> bool:
 
 def ones_like(left: Float[Tensor, "*n o"]) -> Float[Tensor, "*n 1"]:
     """Right factor of a vector."""
-    return torch.ones(*left.shape[:-1], 1)
+    return left.new_ones(*left.shape[:-1], 1)
 
 
 def _is_linear(module: nn.Linear) -> bool:
@@ -112,7 +113,9 @@ def _is_linear(module: nn.Linear) -> bool:
     if type(module).forward is nn.Linear.forward:
         return True
     with torch.no_grad():
-        x = torch.linspace(-1.0, 1.0, 2 * module.in_features).view(1, 2, module.in_features)
+        weight = module.weight
+        x = torch.linspace(-1.0, 1.0, 2 * module.in_features, dtype=weight.dtype, device=weight.device)
+        x = x.view(1, 2, module.in_features)
         made = cast("object", module(x))
         return isinstance(made, Tensor) and torch.allclose(
             made, functional.linear(x, module.weight, module.bias), rtol=1e-4, atol=1e-6

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from proponent.gradients.model_parts import inner_model
+from proponent.gradients.model_parts import inner_model, nearly
 
 _CAPS = re.compile(r"soft_?cap")
 """Names of settings that cap logits, in all models of transformers that have one."""
@@ -44,8 +44,7 @@ class Tail:
     def gives(self, output: Float[Tensor, "n v"], logits: Float[Tensor, "n v"]) -> bool:
         """Whether these are the logits of a model."""
         made = self(output)
-        close = 1e-5 * float(made.abs().max())
-        return made.shape == logits.shape and torch.allclose(made, logits, rtol=1e-4, atol=close)
+        return made.shape == logits.shape and nearly(made, logits)
 
 
 class Ends(NamedTuple):

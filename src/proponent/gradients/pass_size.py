@@ -13,10 +13,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from proponent.errors import InputError
 from proponent.models import Encoded
+from proponent.models.placement import device_of, free_bytes
 
 PASS_BYTES = 256 * 2**20
-"""Maximum bytes of the tensors that one pass keeps for its backward pass."""
+"""Maximum bytes of the tensors that one pass keeps for its backward pass, on the CPU."""
+
+DEVICE_SHARE = 0.25
+"""The same on another device, as a share of its free memory: a pass also needs room for what it does not keep."""
 
 SMALL = 512
 """Maximum positions of a batch that is never split."""
@@ -31,6 +36,7 @@ class PassSize:
 
     linear: float
     quadratic: float
+    most: int = PASS_BYTES
 
     @classmethod
     def measure(
@@ -39,22 +45,27 @@ class PassSize:
         """Measure passes over an example of two lengths; `run` makes one and returns the bytes that it keeps itself."""
         short, long = (_kept(model, of_length(example, t, by_token=by_token), run) for t in LENGTHS)
         quadratic = max(0.0, long[1] / long[0] - short[1] / short[0]) / (long[0] - short[0])
-        return cls(short[1] / short[0] - quadratic * short[0], quadratic)
+        return cls(short[1] / short[0] - quadratic * short[0], quadratic, _room(model))
 
     def bytes(self, n: int, t: int) -> float:
         """Bytes of a pass of n texts of t tokens."""
         return n * t * (self.linear + self.quadratic * t)
 
     def parts(self, lengths: Sequence[int]) -> list[slice]:
-        """Split a batch into parts of at most PASS_BYTES, or of one example."""
+        """Split a batch into parts that fit, or of one example."""
         cuts: list[slice] = []
         start = longest = 0
         for at, length in enumerate(lengths):
             longest = max(longest, length)
-            if at > start and self.bytes(at + 1 - start, longest) > PASS_BYTES:
+            if at > start and self.bytes(at + 1 - start, longest) > self.most:
                 cuts.append(slice(start, at))
                 start, longest = at, length
         return [*cuts, slice(start, len(lengths))]
+
+
+def _room(model: nn.Module) -> int:
+    free = free_bytes(device_of(model))
+    return PASS_BYTES if free is None else max(PASS_BYTES, int(DEVICE_SHARE * free))
 
 
 def _kept(model: nn.Module, example: Encoded, run: Callable[[Encoded], int]) -> tuple[int, int]:
@@ -79,6 +90,16 @@ def _kept(model: nn.Module, example: Encoded, run: Callable[[Encoded], int]) -> 
     finally:
         handle.remove()
     return example.length, sum(seen.values()) + beside
+
+
+def fewer(most: int, encoded: Sequence[Encoded], error: Exception) -> int:
+    """Half the examples of a pass for which memory ran out."""
+    if most == 1 or len(encoded) == 1:
+        raise InputError(
+            f"the device has no memory for one text of {max(one.length for one in encoded):,} tokens: lower "
+            "--max-length, take --dtype bfloat16, free the device's memory, or run with --device cpu"
+        ) from error
+    return max(1, min(most, len(encoded)) // 2)
 
 
 def of_length(example: Encoded, t: int, *, by_token: bool = False) -> Encoded:

@@ -16,6 +16,7 @@ from proponent.gradients.forms import Rows
 from proponent.gradients.layer_hooks import Call, TokenWords
 from proponent.gradients.layer_rules import Block, OneHot
 from proponent.method_parts import Direction, EmbeddingRows
+from proponent.models.placement import host
 
 
 def compress(positions: Rows, kept: EmbeddingRows, special: Int[np.ndarray, " z"], head: Rows | None = None) -> Rows:
@@ -106,6 +107,14 @@ class Projection:
         """The projection matrices of both sides of a layer."""
         return self.left[block.name], self.right[block.name]
 
+    def _sides_on(self, block: Block, other: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The same where another tensor is, and in its precision; a matrix is moved once."""
+        for held in (self.left, self.right):
+            matrix = held[block.name]
+            if matrix is not None and (matrix.device, matrix.dtype) != (other.device, other.dtype):
+                held[block.name] = matrix.to(other)
+        return self.sides(block)
+
     def turn(self, sides: Mapping[str, tuple[Tensor | None, Tensor | None]]) -> None:
         """Project to given directions instead of random ones."""
         for name, (left, right) in sides.items():
@@ -119,7 +128,7 @@ class Projection:
 
     def factors(self, block: Block, call: Call) -> tuple[Float[Tensor, "n s p"], Float[Tensor, "n s q"]]:
         """Project both factors of one call of a layer."""
-        left, right = self.left[block.name], self.right[block.name]
+        left, right = self._sides_on(block, call.right)
         if isinstance(call.left, OneHot):
             lefts = call.left.full() if left is None else call.left.times(left)
         else:
@@ -130,12 +139,13 @@ class Projection:
         self, calls: Mapping[str, Sequence[Call]], n: int, roots: Mapping[str, Tensor] | None = None
     ) -> Float[np.ndarray, "n p"]:
         """Return one vector per example."""
-        kept = torch.zeros(n, self.size)
+        kept: Tensor | None = None
         for block in self.blocks:
             for call in calls.get(block.name, ()):
                 made = self._formed(block, call, roots)
+                kept = torch.zeros(n, self.size, device=made.device) if kept is None else kept
                 kept[:, self.cuts[block.name]] += made.reshape(n, -1)
-        return kept.numpy()
+        return np.zeros((n, self.size), np.float32) if kept is None else host(kept)
 
     def by_word(
         self,
@@ -145,20 +155,21 @@ class Projection:
         roots: Mapping[str, Tensor] | None = None,
     ) -> Float[np.ndarray, "w p"]:
         """Split one example's vector by its words."""
-        kept = torch.zeros(width + 1, self.size)
+        kept: Tensor | None = None
         for block in self.blocks:
             for call in calls.get(block.name, ()):
                 owners = words.of(call)
                 for word in np.unique(owners).tolist():
-                    own = torch.as_tensor(np.flatnonzero(owners == word))
+                    own = torch.as_tensor(np.flatnonzero(owners == word), device=call.right.device)
                     left = (
                         OneHot(call.left.ids[:, own], call.left.size)
                         if isinstance(call.left, OneHot)
                         else call.left[:, own]
                     )
                     made = self._formed(block, Call(left, call.right[:, own], 0), roots)
+                    kept = torch.zeros(width + 1, self.size, device=made.device) if kept is None else kept
                     kept[word if word >= 0 else width, self.cuts[block.name]] += made.reshape(-1)
-        return kept.numpy()
+        return np.zeros((width + 1, self.size), np.float32) if kept is None else host(kept)
 
     def _formed(self, block: Block, call: Call, roots: Mapping[str, Tensor] | None) -> Float[Tensor, "n p q"]:
         if roots is None:
@@ -166,7 +177,7 @@ class Projection:
             return lefts.transpose(1, 2) @ rights
         full = call.left.full() if isinstance(call.left, OneHot) else call.left
         whole = full.transpose(1, 2) @ call.right * roots[block.name]
-        left, right = self.left[block.name], self.right[block.name]
+        left, right = self._sides_on(block, whole)
         whole = whole if left is None else left @ whole
         return whole if right is None else whole @ right.T
 

@@ -15,6 +15,7 @@ from proponent.errors import RunError
 from proponent.gradients.capture import Capture
 from proponent.gradients.output_layer import OutputLayer
 from proponent.models import Encoded, Encoder, Run
+from proponent.models.placement import host
 from proponent.models.tasks.base import Task
 from proponent.models.tasks.causal_lm import CausalLM
 
@@ -52,13 +53,14 @@ class Reference:
         losses = Capture(model, embedding=False, output=OutputLayer(model))(
             batch.inputs, loss.losses, batch.words, terms=loss.terms()
         ).losses
-        counted = batch.counted.any(1).numpy()
+        counted = host(batch.counted.any(1))
         return tuple(np.where(counted, -losses, 0.0).tolist())  # an answer without a token has probability 1
 
     def _model(self) -> nn.Module:
         if self.run.info.adapter:
             self._refuse_copy()
-        return self.run.reference.to(next(self._policy.parameters()).dtype)
+        own = next(self._policy.parameters())
+        return self.run.reference.to(own.device, own.dtype)
 
     def _refuse_copy(self) -> None:
         """Refuse an adapter that was trained on from an earlier state, which TRL keeps as another adapter."""

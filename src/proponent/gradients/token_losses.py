@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from proponent.models.placement import full_dtype, host, in_full
 from proponent.models.tasks.base import TokenTerms, sample_labels
 
 BLOCK_BYTES = 32 * 2**20
@@ -36,7 +37,7 @@ class _Block:
     see: Callable[[slice, Tensor, Tensor], None]  # receives logits and their log-sum-exp
 
     def losses(self, cut: slice, hidden: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        logits = self.head(hidden)
+        logits = in_full(self.head(hidden))
         labels = self.label(cut, logits.detach())
         losses = functional.cross_entropy(logits, labels, reduction="none")
         self.see(cut, logits.detach(), losses.detach() + logits.detach().gather(1, labels[:, None])[:, 0])
@@ -49,7 +50,7 @@ class _InBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Float[Tensor, "m d"], block: _Block, size: int) -> Float[Tensor, " m"]:
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        losses = hidden.new_empty(len(hidden))
+        losses = hidden.new_empty(len(hidden), dtype=full_dtype(hidden.dtype))
         for start in range(0, len(hidden), size):
             cut = slice(start, start + size)
             if slopes is None:
@@ -71,7 +72,7 @@ class _InBlocks(torch.autograd.Function):
 @once_differentiable  # the slopes are constants to a second backward pass, which would be wrong
 def _scaled(ctx: Any, grad: Float[Tensor, " m"]) -> tuple[Tensor, None, None]:
     (slopes,) = ctx.saved_tensors
-    return slopes * grad[:, None], None, None
+    return slopes * grad[:, None].to(slopes.dtype), None, None
 
 
 def losses_in_blocks(
@@ -84,7 +85,7 @@ def losses_in_blocks(
     """Losses of examples, with their graph; also the probabilities of the tokens `wanted` of each row (m rows)."""
     counted = terms.counted
     target, uniform = terms.target[counted], None if terms.uniform is None else terms.uniform[counted]
-    owners = counted.nonzero()[:, 0].numpy()
+    owners = host(counted.nonzero()[:, 0])
     parts: list[Shares] = [[] for _ in range(len(counted))]
 
     def label(cut: slice, logits: Tensor) -> Tensor:
@@ -95,12 +96,12 @@ def losses_in_blocks(
             return
         present: list[int] = np.unique(owners[cut]).tolist()
         for example in present:
-            own = torch.as_tensor(owners[cut] == example)
-            picked = logits[own][:, torch.as_tensor(wanted[example])].float()
-            share = (picked - total[own, None].float()).exp().numpy()
+            own = torch.as_tensor(owners[cut] == example, device=logits.device)
+            picked = logits[own][:, torch.as_tensor(wanted[example], device=logits.device)].float()
+            share = host((picked - total[own, None].float()).exp())
             parts[example].append(share)
 
-    size = max(1, BLOCK_BYTES // (vocabulary * hidden.element_size()))
+    size = max(1, BLOCK_BYTES // (vocabulary * full_dtype(hidden.dtype).itemsize))
     run = cast("Callable[..., Tensor]", cast("Any", _InBlocks).apply)
     token = run(hidden[counted], _Block(head, label, see), size)
     each = token.new_zeros(counted.shape).masked_scatter(counted, token)

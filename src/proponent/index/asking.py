@@ -8,6 +8,7 @@ import torch
 from proponent.errors import InputError
 from proponent.gradients.computer import GradientComputer
 from proponent.index.loading import LoadedRun
+from proponent.models.placement import device_of
 from proponent.store import Store
 from proponent.types import Conversation, Example, Message, Preference, Prompted, Span, Text
 
@@ -127,7 +128,7 @@ def answered(query: Example, last: GradientComputer) -> Example:
         raise InputError("--generate: this run writes no text: ask without it")
     if isinstance(content, Prompted) or (isinstance(content, Conversation) and not unanswered(query)):
         raise InputError("--generate: the question has an answer already: leave the answer or --generate out")
-    ids = torch.tensor([last.encoder.prompt_ids(query)])
+    ids = torch.tensor([last.encoder.prompt_ids(query)], device=device_of(last.model))
     model: Any = last.model
     with torch.no_grad():
         made = model.generate(

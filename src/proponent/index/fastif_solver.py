@@ -24,6 +24,7 @@ from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch
 from proponent.method import LiSSA, Retaken
 from proponent.models import Encoded
+from proponent.models.placement import host
 from proponent.store import Store
 from proponent.types import CheckpointId, Example
 
@@ -103,7 +104,7 @@ class Solver:
         for captured, _ in self._computer.calls([encoded], [label]):
             for block, call in self._called(captured.calls or {}):
                 shares = _positions(call, s[block.name])[0, 0]
-                np.add.at(terms[:, -1], token_words(encoded).of(call), shares.double().numpy())
+                np.add.at(terms[:, -1], token_words(encoded).of(call), host(shares).astype(np.float64))
         return terms
 
     def solution(self, batch: QueryBatch, rows: Sequence[int]) -> Solution:
@@ -216,7 +217,7 @@ class Solver:
             for captured, count in self._computer.calls(encoded, labels):
                 for block, call in self._called(captured.calls or {}):
                     sums = _positions(call, blocks[block.name]).sum(-1)
-                    found[:, own[start : start + count]] += sums.double().numpy()
+                    found[:, own[start : start + count]] += host(sums).astype(np.float64)
                 start += count
         return found
 

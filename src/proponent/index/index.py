@@ -38,6 +38,7 @@ class Index:
         partial: open an unfinished index too, with its finished part; every explanation says so.
         allow_missing: continue although shards are missing; every explanation says so.
         kernel: implementation of the inner loop of a search: "numpy" (the default) or "numba".
+        device, dtype: of the model of a new text, see `Run.from_pretrained`; None for the index's precision.
 
     Raises:
         InputError: there is no finished index.
@@ -54,16 +55,18 @@ class Index:
         partial: bool = False,
         allow_missing: bool = False,
         kernel: KernelName | None = None,
+        device: str = "auto",
+        dtype: str | None = None,
     ) -> None:
         if not isinstance(cast("object", path), str | Path):
             raise InputError(f"path is {path!r}: give the folder of an index")
         self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
         plan, baselines = self.store.plan, BaselineScores(self.store)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
-        self._loaded = LoadedRun(self.store, run, trust_remote_code, base, lambda line: self.say(line))
-        self._preconditioner = QueryPreconditioner(
-            plan.term, plan.blocks, self.store.table, gradients_of(self.store), tied=plan.tied
-        )
+        placed = (device, dtype)
+        self._loaded = LoadedRun(self.store, run, trust_remote_code, base, lambda line: self.say(line), placed)
+        table, stored = self.store.table, gradients_of(self.store)
+        self._preconditioner = QueryPreconditioner(plan.term, plan.blocks, table, stored, tied=plan.tied)
         self._scorer = scorer_of(self._loaded, baselines, self._preconditioner, kernel)
         self._answers = ExplanationBuilder(
             self.store, self._scorer, baselines, lambda one: self._loaded.encoder.counted_spans(one)

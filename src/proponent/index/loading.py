@@ -16,12 +16,17 @@ from proponent.index.planning import planned_blocks
 from proponent.index.row_check import tell_batches
 from proponent.method import Retaken
 from proponent.models import Encoder, Masks, Run
+from proponent.models.placement import Placement
 from proponent.preconditioners.base import install_fitted
 from proponent.store import Store
 from proponent.types import CheckpointId, Example
 
 KEPT_BYTES = 4 * 2**30
 """Maximum memory of loaded checkpoints between two queries."""
+
+
+_UNCHECKED = {"moments", "queries", "dtype"}
+"""Facts of a build that a run does not have, or need not share."""
 
 
 def _are_folders(named: object) -> bool:
@@ -40,8 +45,11 @@ class LoadedRun:
         trust_remote_code: bool,
         base: str | Path | None,
         say: Callable[[str], None],
+        placed: tuple[str, str | None] = ("auto", None),
     ) -> None:
         self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
+        device, dtype = placed
+        self._placed = Placement.of(device, dtype or store.plan.fingerprints.get("dtype", "float32"))
         self._base = base if base is not None else store.plan.base
         named = run if run is not None else store.plan.joined or store.plan.run
         folders = [named] if isinstance(named, str | Path) else named
@@ -69,7 +77,12 @@ class LoadedRun:
             )
         runs = [
             Run.from_pretrained(
-                one, tokenizer=plan.tokenizer, base=self._base, trust_remote_code=self._trust_remote_code
+                one,
+                tokenizer=plan.tokenizer,
+                base=self._base,
+                trust_remote_code=self._trust_remote_code,
+                device=self._placed.device,
+                dtype=self._placed.dtype,
             )
             for one in self._folders
         ]
@@ -79,7 +92,7 @@ class LoadedRun:
             held = map(self.store.example, range(self.store.n))
             tell_batches(run, encoder, held, str(self.store.folder), kept=False)
         for name, value in plan.fingerprints.items():
-            found = value if name.split()[0] in {"moments", "queries"} else run.fingerprints.get(name, "missing")
+            found = value if name.split()[0] in _UNCHECKED else run.fingerprints.get(name, "missing")
             if found != value:
                 raise MismatchError(
                     f"the run in {self._folders[0]} is not the run that {self.store.folder} was built from: its "

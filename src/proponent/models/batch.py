@@ -128,9 +128,7 @@ class Batch:
             labels=self.labels.to(device),
             targets=None if targets is None else targets.to(device),
             decoder=None if decoder is None else replace(decoder, mask=decoder.mask.to(device)),
-            answers=None
-            if answers is None
-            else answers.to(device, torch.float32 if device == "mps" else answers.dtype),
+            answers=None if answers is None else answers.to(device, torch.float32 if device == "mps" else None),
         )
 
     @property

@@ -128,7 +128,7 @@ class FactorizationForSequenceClassification(FactorizationModel):
         """Logits of every class [n l], or a number [n 1]."""
         rows = self.model(input_ids, inputs_embeds=inputs_embeds).last_hidden_state
         if self.classifier is not None:
-            mask = torch.ones(rows.shape[:2]) if attention_mask is None else attention_mask
+            mask = torch.ones(rows.shape[:2], device=rows.device) if attention_mask is None else attention_mask
             weight = mask.to(rows.dtype)[..., None]
             return _Output(logits=self.classifier((rows * weight).sum(1) / weight.sum(1).clamp(min=1.0)))
         if rows.shape[1] != 2:

@@ -30,6 +30,7 @@ from proponent.models.adapters import (
     resized_rows,
 )
 from proponent.models.info import ModelInfo, model_info, positions
+from proponent.models.placement import HERE
 from proponent.models.quantised import dequantised, quantisation, quantisation_note, refuse_quantised
 from proponent.models.settings import check_numbers, read_settings
 from proponent.models.shared_base import LoadedBase, SharedBases, own_weights
@@ -84,7 +85,7 @@ def refuse_base(folder: Path, card: ModelInfo) -> None:
 def load_model(
     folder: Path, card: ModelInfo, *, trust_remote_code: bool = False, bases: SharedBases | None = None
 ) -> torch.nn.Module:
-    """Load one checkpoint in float32 and evaluation mode with every parameter frozen; adapters share their base."""
+    """Load one checkpoint to its device, in evaluation mode, with parameters frozen; adapters share their base."""
     quiet()
     try:
         model = (
@@ -99,8 +100,7 @@ def load_model(
             f"cannot load the model in {folder}: {first_line(error)}: the weights are damaged, or do not match the "
             "architecture in config.json"
         ) from error
-    model.requires_grad_(requires_grad=False)
-    return model.float().eval()
+    return card.placement.put(model).requires_grad_(requires_grad=False).eval()
 
 
 def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
@@ -114,8 +114,9 @@ def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = Fals
                 f"cannot load the reference model {name}: {first_line(error)}: name its folder with --base (base=)"
             ) from error
         _require_whole(folder, report.missing)
-        return model.requires_grad_(requires_grad=False).float().eval()
-    return load_model(folder, read_model_info(folder, trust_remote_code=trust_remote_code))
+        return card.placement.put(model).requires_grad_(requires_grad=False).eval()
+    own = read_model_info(folder, trust_remote_code=trust_remote_code)
+    return load_model(folder, replace(own, placement=card.placement))
 
 
 def load_base(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False, bases: SharedBases) -> torch.nn.Module:
@@ -161,7 +162,7 @@ def starting_model(name: str, folder: Path, card: ModelInfo, *, trust_remote_cod
 def untrained_adapter(name: str, folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
     """Load a base model under a new adapter with a checkpoint's settings, drawn from torch's current random state."""
     quiet()
-    model = _load_base(folder, base_of(folder, name), card, trust_remote_code).model
+    model = _load_base(folder, base_of(folder, name), replace(card, placement=HERE), trust_remote_code).model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matters between peft and transformers
         settings = peft_library().PeftConfig.from_pretrained(str(adapter_home(folder) or folder))
@@ -239,7 +240,7 @@ def _config(name: str, trust_remote_code: bool, **options: Any) -> Any:
 
 def _load_plain(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch.nn.Module:
     _check_size(folder, card.task, trust_remote_code)
-    model, report = _loaded(str(folder), card.task, trust_remote_code)
+    model, report = _loaded(str(folder), card.task, trust_remote_code, dtype=card.placement.precision)
     _refuse_compiled(folder, report.unused)
     _require_whole(folder, report.missing)
     _require_used(folder, model, report.unused)
@@ -283,9 +284,8 @@ def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> t
         name,
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
-        dtype=torch.float32,
         output_loading_info=True,
-        **options,
+        **{"dtype": torch.float32} | options,
     )
     missing, unused = (sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys"))
     return dequantised(cast("torch.nn.Module", model)), _Report(missing, unused)
@@ -323,8 +323,7 @@ def _require_used(folder: Path, model: torch.nn.Module, unused: list[str]) -> No
 
 def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> None:
     """Require the class that was trained; another class with similar weights may compute something else."""
-    known = hasattr(transformers, architecture) or architecture in _OLD_NAMES
-    if type(model).__name__ != architecture and not known:
+    if type(model).__name__ != architecture and not (hasattr(transformers, architecture) or architecture in _OLD_NAMES):
         raise RunError(
             f"{folder / CONFIG_FILE} names {architecture}, which transformers does not have: {type(model).__name__} "
             "would be explained instead; if the class has custom code, name it in auto_map of config.json and allow "
@@ -361,12 +360,13 @@ def _base_config(folder: Path, base: Base, trust_remote_code: bool) -> Any:
 def _load_base(folder: Path, base: Base, card: ModelInfo, trust_remote_code: bool) -> LoadedBase:
     if Path(base.name).is_dir():
         require_weights(Path(base.name), "the complete base model of the adapter is needed")
-    options: dict[str, Any] = {"num_labels": width} if (width := _width(card.task)) else {}
-    model, report = _loaded(base.name, card.task, trust_remote_code, **options, **base.options)
+    width: dict[str, Any] = {"num_labels": count} if (count := _width(card.task)) else {}
+    options = {"dtype": card.placement.precision, **width, **base.options}
+    model, report = _loaded(base.name, card.task, trust_remote_code, **options)
     rows = resized_rows(folder, adapter_settings(folder), model, base.name)
     if rows is not None:
         cast("Any", model).resize_token_embeddings(rows, mean_resizing=False)
-    return LoadedBase(model.float(), report.missing)
+    return LoadedBase(card.placement.put(model), report.missing)
 
 
 def _width(task: Task) -> int:
@@ -386,7 +386,7 @@ def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases:
     own_weights(model, base_weights(carried))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matters between peft and transformers
-        adapted: Any = peft.PeftModel.from_pretrained(model, str(home), is_trainable=True)
+        adapted: Any = peft.PeftModel.from_pretrained(model, str(home), is_trainable=True, torch_device="cpu")
         expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
     _require_whole(folder, sorted(name for name in expected if name not in carried))
     show_layers(adapted)

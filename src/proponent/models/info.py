@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, cast
 
+from proponent.models.placement import HERE, Placement
 from proponent.models.tasks import Task
 
 # Models whose position ids start after the padding index, so that two positions are never used.
@@ -35,6 +36,7 @@ class ModelInfo:
     adapter: bool  # whether it is a PEFT adapter over a base model
     base: str | None = None  # the adapter's base model that the user named; None for the one that the adapter names
     notes: tuple[str, ...] = ()  # how its files were read
+    placement: Placement = HERE  # where its models run
 
 
 def model_info(config: Any, architecture: str, task: type[Task], *, adapter: bool) -> ModelInfo:

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from proponent.errors import RunError
+from proponent.models.placement import device_of, host
 
 
 def pooled_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> np.ndarray:
     """Mean of the last hidden state over real tokens."""
-    return pooled(model, inputs).float().numpy()
+    return host(pooled(model, inputs))
 
 
 def pooled(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -29,7 +30,7 @@ def check_shift(model: torch.nn.Module, start: int | None, pad: int) -> None:
     if shift is None:
         return
     probe = [token for token in range(2, 9) if token != pad][:3]
-    own = shift(labels=torch.tensor([probe]))[0].tolist()
+    own = shift(labels=torch.tensor([probe], device=device_of(model)))[0].tolist()
     wanted = [probe[-1] if start is None else start, *probe[:-1]]
     if own != wanted:
         raise RunError(

@@ -20,6 +20,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 KINDS = ("auto", "cpu", "cuda", "mps")
+_HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Placement:
     def of(cls, device: str = "auto", dtype: str = "float32") -> "Placement":
         """Choose a device that exists; auto takes the first CUDA device, else the CPU.
 
+        Args:
+            device: auto, cpu, cuda, cuda:N or mps.
+            dtype: float32, bfloat16 or float16.
+
+        Returns:
+            The placement, with the device as torch names it.
+
         Raises:
             InputError: there is no such device or precision; the message lists those that exist.
         """
@@ -41,9 +49,19 @@ class Placement:
         return cls(_existing(device), dtype)
 
     @property
+    def precision(self) -> torch.dtype:
+        """The dtype as torch has it."""
+        return getattr(torch, self.dtype)
+
+    @property
     def plain(self) -> bool:
         """Whether results are those of the CPU in 32 bits."""
         return self.device == "cpu" and self.dtype == "float32"
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per pass by default: a GPU is fast only with many."""
+        return 32 if self.device == "cpu" else 256
 
     @property
     def name(self) -> str:
@@ -53,19 +71,39 @@ class Placement:
     def put(self, model: nn.Module) -> nn.Module:
         """Move a model there.
 
+        Args:
+            model: on the host.
+
+        Returns:
+            The same model.
+
         Raises:
             InputError: the device has no room for it.
         """
-        if self.plain:
-            return model
+        if self.device.startswith("cuda") and self.dtype == "float32":
+            torch.backends.cudnn.allow_tf32 = False  # convolutions would keep 10 bits of their numbers
         try:
-            return model.to(self.device, getattr(torch, self.dtype))
+            return _cast(model.to(self.device), self.precision)
         except torch.OutOfMemoryError as error:
             size = sum(one.nbytes for one in model.parameters())
             raise InputError(
                 f"{device_name(self.device)} has no room for the model of {size / 2**30:.1f} GB: free its memory, take "
                 "--dtype bfloat16 (dtype=), or run on the CPU with --device cpu (device=)"
             ) from error
+
+
+HERE = Placement()
+"""The CPU in 32 bits."""
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Change the precision of what a model's files hold; other tables, such as rotary frequencies, stay exact."""
+    kept = set(model.state_dict(keep_vars=True))
+    tables = cast("Iterable[tuple[str, Tensor]]", model.named_buffers())
+    for one in (*model.parameters(), *(table for name, table in tables if name in kept)):
+        if one.is_floating_point() and one.dtype != dtype:
+            one.data = one.data.to(dtype)
+    return model
 
 
 def devices() -> list[str]:
@@ -92,27 +130,41 @@ def device_name(device: str) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Memory of a GPU that is free, with what torch holds of it for later; None for other devices."""
+    if device.type != "cuda":
+        return None
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
+
+
 def device_of(model: nn.Module) -> torch.device:
     """The device of a model's word embedding, where its inputs belong."""
-    tables = getattr(model, "get_input_embeddings", None)
-    found = None if tables is None else cast("Any", tables)()
-    weight = getattr(found, "weight", None)
+    tables: Any = getattr(model, "get_input_embeddings", None)
+    weight = None if tables is None else getattr(tables(), "weight", None)
     own: Iterable[Any] = (weight,) if isinstance(weight, Tensor) else (*model.parameters(), *model.buffers())
     return next((one.device for one in own), torch.device("cpu"))
 
 
+def full_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision of losses: at least 32 bits."""
+    return torch.float32 if dtype in _HALF else dtype
+
+
+def in_full(tensor: Tensor) -> Tensor:
+    """A tensor in the precision of losses, with its graph."""
+    return tensor.to(full_dtype(tensor.dtype))
+
+
 def host(tensor: Tensor) -> Shaped[np.ndarray, "*shape"]:
     """A tensor's numbers on the host, without its graph; half precision becomes float32."""
-    here = tensor.detach()
-    if here.dtype in {torch.bfloat16, torch.float16}:
-        here = here.float()
-    return cast("Any", here.cpu()).numpy()
+    return in_full(tensor.detach()).cpu().numpy()
 
 
 def hosts(tensors: "Sequence[Tensor]") -> list[Shaped[np.ndarray, "..."]]:
     """Several tensors on the host: their copies run at once, and the host waits once for all of them."""
-    wide = [one.detach().float() if one.dtype in {torch.bfloat16, torch.float16} else one.detach() for one in tensors]
+    wide = [in_full(one.detach()) for one in tensors]
     copies = [one.to("cpu", non_blocking=True) for one in wide]
     for device in {one.device for one in wide if one.is_cuda}:
         torch.cuda.synchronize(device)
-    return [cast("Any", one).numpy() for one in copies]
+    return [one.numpy() for one in copies]

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from proponent.errors import InputError
+from proponent.models.placement import host
 
 FEED_FORWARD, HEADS = "feed-forward", "heads"
 
@@ -123,7 +124,7 @@ def norms(model: nn.Module, sites: Sequence[Site]) -> list[Float[np.ndarray, " c
             layer = model.get_submodule(name)
             weight = cast("Tensor", layer.weight).detach().double()
             inputs = (name == site.name) != _transposed(layer)
-            squares = (weight**2).sum(0 if inputs else 1).numpy()
+            squares = host((weight**2).sum(0 if inputs else 1))
             width = min(len(squares) // site.count, site.width)  # keys and values are narrower, GPT-2's three are one
             total += squares.reshape(-1, site.count, width).sum((0, 2))
         found.append(np.sqrt(total))
@@ -167,7 +168,7 @@ def shrunk(model: nn.Module, sites: Sequence[Site], kept: Sequence[Int[np.ndarra
     count = len(kept[0])
     if count < 1:
         raise InputError("a layer would keep no channel: remove fewer")
-    made = type(model)(smaller_configuration(model, sites[0], count))
+    made, first = type(model)(smaller_configuration(model, sites[0], count)), next(iter(model.parameters()))
     state = {name: one.detach().clone() for name, one in model.state_dict().items()}
     for site, rows in zip(sites, kept, strict=True):
         for name in (*site.before, site.name):
@@ -177,8 +178,9 @@ def shrunk(model: nn.Module, sites: Sequence[Site], kept: Sequence[Int[np.ndarra
                 if key in state and not (part == "bias" and name == site.name):
                     state[key] = _sliced(state[key], site, rows, reads=name == site.name, transposed=_transposed(layer))
     made.load_state_dict(state)
+    made.to(first.device, first.dtype)
     made.train(model.training)
-    return made.requires_grad_(requires_grad=next(iter(model.parameters())).requires_grad)
+    return made.requires_grad_(requires_grad=first.requires_grad)
 
 
 def _sliced(tensor: Tensor, site: Site, rows: Int[np.ndarray, " k"], *, reads: bool, transposed: bool) -> Tensor:
@@ -186,4 +188,4 @@ def _sliced(tensor: Tensor, site: Site, rows: Int[np.ndarray, " k"], *, reads: b
     axis = 0 if tensor.dim() == 1 else int(reads != transposed)
     width = tensor.shape[axis] // site.count  # query layers have several heads for each key and value head
     places = (rows[:, None] * width + np.arange(width)).ravel()
-    return tensor.index_select(axis, torch.as_tensor(places)).contiguous()
+    return tensor.index_select(axis, torch.as_tensor(places, device=tensor.device)).contiguous()

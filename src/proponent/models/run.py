@@ -67,7 +67,6 @@ class Run:
         later: checkpoints saved after the final model (load_best_model_at_end); none are used unless requested by
             their steps.
         notes: facts about how the folder was read that a user must know.
-        placement: the device and the precision of its models.
     """
 
     path: Path
@@ -80,7 +79,6 @@ class Run:
     joined: tuple[Path, ...] = ()
     later: tuple[Checkpoint, ...] = ()
     notes: tuple[str, ...] = ()
-    placement: Placement = Placement()
 
     @classmethod
     def from_pretrained(
@@ -136,7 +134,8 @@ class Run:
         named = None if tokenizer is None else str(tokenizer)
         records = former_note(folder, [one.path for one in saved], RECORDS)
         notes = (*records, *unfinished_note(folder), *found.notes, *card.notes)
-        made = cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, (), found.later, notes, placement)
+        card = replace(card, placement=placement)
+        made = cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
         if made.equal_lengths and card.task.pairing is not None:
             raise RunError(
                 f"{last / 'config.json'} names no pad_token_id, and pairs need padding: set that of training"
@@ -178,6 +177,11 @@ class Run:
     def task(self) -> Task:
         """The task head: labels, model inputs, losses."""
         return self.info.task
+
+    @property
+    def placement(self) -> Placement:
+        """The device and the precision of its models."""
+        return self.info.placement
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -312,7 +316,7 @@ class Run:
             check_shift(cast("torch.nn.Module", loaded), self.task.start, self.encoder(2).pad_id)
         if self.equal_lengths:
             loaded.config.pad_token_id = -1  # no token has this id, so the last token is the real last token
-        return self.placement.put(cast("torch.nn.Module", loaded))
+        return cast("torch.nn.Module", loaded)
 
     def label_number(self, label: Label) -> int:
         """Return the class number of a label given by name or number; a class named "1" takes precedence over number 1.

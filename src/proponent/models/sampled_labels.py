@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from proponent.models.batch import Batch
+from proponent.models.placement import host, hosts
 from proponent.models.tasks.base import Losses, Objective, TokenTerms, sample_labels
 
 __all__ = ["SampledLabels", "sample_labels"]
@@ -38,10 +39,10 @@ class SampledLabels:
         width = batch.counted.shape[1]
         found = np.empty((len(batch.ids), width))
         read = batch.inputs.get("decoder_input_ids")
-        for row, (ids, mask) in enumerate(zip(batch.ids.numpy(), batch.mask.numpy(), strict=True)):
+        for row, (ids, mask) in enumerate(zip(*hosts([batch.ids, batch.mask]), strict=True)):
             tokens = ids[mask > 0]
             if read is not None and batch.decoder is not None:
-                tokens = np.concatenate([tokens, read[row][batch.decoder.mask[row]].numpy()])
+                tokens = np.concatenate([tokens, host(read[row][batch.decoder.mask[row]])])
             own = xxhash.xxh3_64_intdigest(tokens.astype("<i8").tobytes())
             found[row] = np.random.default_rng([self.seed, own]).random(width)
-        return torch.as_tensor(found)
+        return torch.as_tensor(found).to(batch.ids.device)

@@ -22,6 +22,7 @@ from torch import Tensor
 from proponent.disk import write_bytes
 from proponent.errors import RunError
 from proponent.models.former import recorded
+from proponent.models.placement import device_of
 from proponent.models.settings import read_settings
 from proponent.tensors import read_tensors, write_tensors
 
@@ -122,6 +123,11 @@ class StepRecorder:
             if parameter.requires_grad
         }
         self._drops = any(isinstance(one, torch.nn.Dropout) and one.p > 0 for one in inner.modules())
+        if self._drops and device_of(inner).type != "cpu":
+            raise RunError(
+                "the random states of dropout on a GPU cannot be recorded for replay: train on the CPU (--device cpu, "
+                "use_cpu=True), or without dropout"
+            )
         self._clip = clip
         self._rates: list[list[float]] = []
         self._random: list[np.ndarray] = []

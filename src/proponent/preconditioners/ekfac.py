@@ -19,6 +19,7 @@ from proponent.errors import InputError
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
 from proponent.method_parts import EKFAC
+from proponent.models.placement import host
 from proponent.preconditioners.base import BuildOptions, FitFacts, Pass
 from proponent.preconditioners.batches import Arrays, Batch, LayerShape, Parts, Sums, TextBatch
 from proponent.preconditioners.damped import DampedFitter, Damping
@@ -120,8 +121,8 @@ def _factor_sums(batch: TextBatch, group: Sequence[LayerShape]) -> Parts:
         at = numbers[block.name]
         for call in cast("Sequence[Call]", batch.calls.get(block.name, ())):
             lefts, rights = _counted(*batch.projection.factors(block, call), one_hot=isinstance(call.left, OneHot))
-            yield f"left.{at}", (lefts.T @ lefts).numpy()
-            yield f"right.{at}", (rights.T @ rights).numpy()
+            yield f"left.{at}", host(lefts.T @ lefts)
+            yield f"right.{at}", host(rights.T @ rights)
             yield f"count.{at}", np.asarray([len(lefts)])
 
 

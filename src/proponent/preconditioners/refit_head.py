@@ -14,6 +14,7 @@ from proponent.gradients.layer_rules import Block, OneHot
 from proponent.gradients.model_parts import classifier_head
 from proponent.method import Gradients
 from proponent.method_parts import RefitHead
+from proponent.models.placement import host
 from proponent.preconditioners import base
 from proponent.preconditioners.base import BuildOptions, Cost, FitFacts, ModelFacts, Pass, counted
 from proponent.preconditioners.batches import EACH, Arrays, Batch, Computer, LayerShape, Parts, Sums, TextBatch
@@ -51,7 +52,7 @@ class Fitter(base.Fitter):
         (call,) = cast("Sequence[Call]", batch.calls[block.name])
         assert not isinstance(call.left, OneHot)
         place = call.left.abs().sum(-1).argmax(1)  # a decoder's head reads every position; only one of them counts
-        inputs = call.right[torch.arange(len(place)), place].double().numpy()
+        inputs = host(call.right[torch.arange(len(place), device=place.device), place]).astype(np.float64)
         yield f"{EACH}inputs", inputs
         yield f"{EACH}labels", np.asarray(batch.labels, dtype=np.int64)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from proponent.errors import InputError, MismatchError
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
+from proponent.models.placement import device_of, host
 from proponent.preconditioners.base import CheckpointFiles
 from proponent.preconditioners.batches import Arrays, Computer, Parts, TextBatch
 from proponent.tensors import TensorSlices, read_tensors
@@ -83,12 +84,14 @@ def squares(batch: TextBatch) -> Parts:
         calls = cast("Sequence[Call]", batch.calls.get(block.name, ()))
         if calls:
             whole = _whole(calls, batch.count)
-            yield block.name, whole.nan_to_num(0.0, 0.0, 0.0).double().pow(2).sum(0).numpy()
+            yield block.name, host(whole.nan_to_num(0.0, 0.0, 0.0).double().pow(2).sum(0))
 
 
 def weights(computer: Computer, table: Arrays) -> dict[str, Tensor]:
     """The elementwise factors of the layer gradients."""
-    return {block.name: torch.as_tensor(table[f"root.{at}"]) for at, block in enumerate(_blocks(computer))}
+    here = device_of(computer.model)
+    blocks = enumerate(_blocks(computer))
+    return {block.name: torch.as_tensor(table[f"root.{at}"], device=here) for at, block in blocks}
 
 
 def _blocks(computer: Computer) -> Sequence[Block]:

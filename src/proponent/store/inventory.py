@@ -86,6 +86,8 @@ def forecast_figures(content: Mapping[str, Any]) -> dict[str, float]:
     stages = {f"seconds of {one['name']}": float(one["seconds"]) for one in content["stages"]}
     disk = {f"bytes of {kind}": float(size) for kind, size in content["disk"].items()}
     memory = {} if content["peak_rss"] is None else {"peak memory": float(content["peak_rss"])}
+    on_device: float | None = content.get("peak_device")
+    memory |= {} if on_device is None else {"peak memory of the GPU": float(on_device)}
     return stages | memory | disk
 
 

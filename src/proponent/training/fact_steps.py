@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from proponent.models.factorization import class_token
+from proponent.models.placement import host
 from proponent.training.loop import InPlace, TrainingLoop
 from proponent.training.schedule import Settings, Step
 
@@ -57,7 +58,7 @@ class FactLoop(TrainingLoop):
 
     def optimizer(self, model: nn.Module) -> InPlace:
         """The optimizer of the table."""
-        table = cast("Any", model).model.words.weight.detach().numpy()
+        table = host(cast("Any", model).model.words.weight)  # shares its memory, as the model is on the CPU
         return RowOptimizer(super().optimizer(model), self.settings, table)
 
     def gradient(self, model: nn.Module, step: Step) -> Any:
@@ -65,8 +66,8 @@ class FactLoop(TrainingLoop):
         problem, fact = cast("Any", self.problem), cast("Any", model)
         (row,) = step.rows.tolist()
         ids, classes = problem.facts[0][row], problem.drawn(fact, step.rows)[0] + (class_token(fact.config, 0) or 0)
-        table = fact.model.words.weight.detach().numpy()
-        return touched(table, ids.numpy(), classes.numpy(), turned=fact.config.factorization == "complex")
+        table = host(fact.model.words.weight)
+        return touched(table, host(ids), host(classes), turned=fact.config.factorization == "complex")
 
 
 def touched(table: Matrix, pair: Int[np.ndarray, " 2"], tails: Int[np.ndarray, " c"], *, turned: bool) -> TouchedRows:

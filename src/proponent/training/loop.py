@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt64
 from torch import Tensor, nn
 
 from proponent.errors import InputError
+from proponent.models.placement import device_of
 from proponent.training.outputs import Outputs
 from proponent.training.schedule import Settings, Step, advance, hashed
 
@@ -92,10 +93,11 @@ class TrainingLoop:
             model = self.problem.fresh(seed)
             optimizer = self.optimizer(model)
             optimizer = optimizer if around is None else around(model, optimizer)
+            device = device_of(model)
             steps = hashed(self.problem.hashes, kept, seed, self.settings, self.steps, numbered=self.numbered)
             for epoch, passed in groupby(steps, lambda step: step.epoch):
                 for step in passed:
-                    advance(model, step, self.gradient, optimizer)
+                    advance(model, step, self.gradient, optimizer, device)
                     if watch is not None and step.number + 1 in at:
                         watch(model, optimizer.inner, step.number)
                 if watch is not None and not at:

@@ -7,7 +7,7 @@ other step stays the same, and the trained model can be compared with what was t
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,6 +26,7 @@ from proponent.models.change_record import PARTS, ChangeRecorder, Changes, Kept,
 from proponent.models.factorization import FACTS, KINDS, SPECIAL, class_token, factorization
 from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.huggingface import transformers
+from proponent.models.placement import HERE, device_of
 from proponent.models.recorder import CHECKPOINTS, FRESH, RUN_FILE
 from proponent.models.scratch import name_tokenizer, wordpiece
 from proponent.training.fact_steps import FactLoop, TouchedRows, steps_in_closed_form
@@ -95,8 +96,10 @@ class OneByOneProblem(RunProblem):
         if not self.negatives:
             return super().losses(model, rows)
         fact = cast("Any", model)
-        logits = fact.of_classes(self.facts[0][rows], self.drawn(fact, rows))
-        return functional.cross_entropy(logits, torch.zeros(len(rows), dtype=torch.int64), reduction="none")
+        device = device_of(model)
+        logits = fact.of_classes(self.facts[0][rows].to(device), self.drawn(fact, rows).to(device))
+        first = torch.zeros(len(rows), dtype=torch.int64, device=device)
+        return functional.cross_entropy(logits, first, reduction="none")
 
     def drawn(self, model: Any, rows: Int[np.ndarray, " m"]) -> Int[Tensor, "m c"]:
         """The class of each example, then drawn other classes."""
@@ -167,7 +170,7 @@ def train_one_by_one(examples: Examples, out: str | Path, training: Training, ho
     with whole_or_gone(folder):
         model.save_pretrained(folder / INITIAL)
         tokenizer.save_pretrained(folder / INITIAL)
-        run = Run.from_pretrained(folder / INITIAL)
+        run = Run.from_pretrained(folder / INITIAL, **asdict(training.placement))
         length = min(training.max_length, run.most_tokens or training.max_length)
         loop = _loop(run, examples, (), _settings(training, how), how.negatives, length)
         recorders: list[ChangeRecorder] = []
@@ -188,9 +191,11 @@ def train_one_by_one(examples: Examples, out: str | Path, training: Training, ho
             "max_length": length,
             "parts": list(how.changes),
         }
+        if training.dtype != "float32":
+            noted["dtype"] = training.dtype
         recorders[0].changes(noted).write(folder)
         write_bytes(folder / RUN_FILE, json.dumps(_record(training, how)).encode())
-    return Run.from_pretrained(made.path)
+    return Run.from_pretrained(made.path, device=training.placement.device)
 
 
 def loop_of(run: Run, examples: Sequence[Example], queries: Sequence[Example], changes: Changes) -> TrainingLoop:
@@ -206,16 +211,19 @@ def loop_of(run: Run, examples: Sequence[Example], queries: Sequence[Example], c
         raise RunError(f"{home} is missing, the weights before training: copy the whole folder of the run")
     found = dict(cast("Mapping[str, Any]", settings["training"]))
     made = Settings(**cast("Any", {**found, "betas": tuple(found["betas"])}))
-    start = Run.from_pretrained(home)
+    dtype = str(settings.get("dtype", "float32"))
+    start = Run.from_pretrained(home, device=run.placement.device, dtype=dtype)
     return _loop(start, examples, queries, made, int(settings["negatives"]), int(settings["max_length"]))
 
 
 def _loop(
     run: Run, examples: Sequence[Example], queries: Sequence[Example], settings: Settings, negatives: int, length: int
 ) -> TrainingLoop:
+    closed = steps_in_closed_form(settings, negatives)
+    if closed:  # numpy on the CPU is enough, and quicker
+        run = replace(run, info=replace(run.info, placement=HERE))
     problem = OneByOneProblem(run, examples, queries, str(run.path), length, None, negatives)
-    kind = FactLoop if steps_in_closed_form(settings, negatives) else TrainingLoop
-    return kind(problem, settings, numbered=True)
+    return (FactLoop if closed else TrainingLoop)(problem, settings, numbered=True)
 
 
 def _settings(training: Training, how: OneByOne) -> Settings:

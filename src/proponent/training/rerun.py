@@ -4,14 +4,15 @@ Same as in the Trainer: architecture, tokenizer and truncation, initial weights 
 seed, or a pretrained model with a head sampled with the seed), loss, optimizer with its decay groups, schedule,
 clipping, batch size and epochs. Different: the order of the data (derived from the ids, see `order`), the dropout
 masks (sampled anew at every step), batches are neither sorted by length, packed nor spread over devices, and numbers
-have 32 bits. Of an adapter, the base model stays and new factors are sampled with the seed. In the rows of chat
-fine-tuning every token weighs the same, as in the Trainer, and so does every tag; in those of other language models
-every text does.
+have 32 bits, or those of passes the run's precision with weights in 32 bits (as bf16=True does). Of an adapter, the
+base model stays and new factors are sampled with the seed. In the rows of chat fine-tuning every token weighs the same,
+as in the Trainer, and so does every tag; in those of other language models every text does.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from proponent.data import to_json
 from proponent.disk import write_bytes
 from proponent.errors import InputError, RunError
-from proponent.models import Encoded, Run
+from proponent.models import Batch, Encoded, Run
 from proponent.models.adapters import adapter_settings, base_of
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.counting import homes
@@ -33,6 +34,7 @@ from proponent.models.encoding import Encoder
 from proponent.models.example_weights import refuse_missing_weights
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import fresh_model, starting_model, untrained_adapter
+from proponent.models.placement import device_of, host
 from proponent.models.recorder import FRESH, drawn, run_record, second_moments, spread
 from proponent.models.tasks.answered import LEFT_OUT
 from proponent.models.tasks.base import logits_of
@@ -81,23 +83,31 @@ class RunProblem:
         config = json.dumps(_configuration(self.run), sort_keys=True)
         weights = self.initial if self.initial == FRESH else f"{self.initial} {_stamp(Path(self.initial))}"
         counted = "" if self.counting is None else f"\ncounted {json.dumps(asdict(self.counting), sort_keys=True)}"
+        place = self.run.placement
+        placed = "" if place.plain else f"\nplacement {place.device.partition(':')[0]} {place.dtype}"
         return (
             f"run 1 {self.run.info.architecture}\nconfiguration {config}\ninitial weights {weights}\n"
             f"tokenizer {self.run.fingerprints['tokenizer']} up to {self.max_length} tokens\n"
-            f"training set {fingerprint(self.train)}\nqueries {fingerprint(self.queries)}{counted}"
+            f"training set {fingerprint(self.train)}\nqueries {fingerprint(self.queries)}{counted}{placed}"
         )
 
     def fresh(self, seed: int) -> nn.Module:
-        """A model with its initial weights."""
+        """A model with its initial weights in 32 bits, drawn on the CPU, so that a seed gives the same everywhere."""
+        if self.run.placement.dtype == "float16":
+            raise InputError(
+                "training in float16 needs a scaled loss, which the built-in retrainer lacks: take --dtype bfloat16 or "
+                "float32 (dtype=)"
+            )
         cast("Any", torch).manual_seed(seed)
+        place = replace(self.run.placement, dtype="float32")
         card, last, trusted = self.run.info, self.run.checkpoints[-1].path, self.run.trust_remote_code
         if self.initial == FRESH:
             model = fresh_model(last, card, trust_remote_code=trusted)
         elif card.adapter:  # the base stays as it is
-            return untrained_adapter(self.initial, last, card, trust_remote_code=trusted).train()
+            return place.put(untrained_adapter(self.initial, last, card, trust_remote_code=trusted)).train()
         else:
             model = starting_model(self.initial, last, card, trust_remote_code=trusted)
-        return model.requires_grad_(requires_grad=True).train()
+        return place.put(model).requires_grad_(requires_grad=True).train()
 
     def losses(self, model: nn.Module, rows: Int[np.ndarray, " m"]) -> Float[Tensor, " m"]:
         """Loss of each of some training examples; of chat rows and tags, scaled so that a mean weighs tokens alike."""
@@ -105,17 +115,17 @@ class RunProblem:
         chosen: list[int] = rows.tolist()
         if self.counting is None and not self.run.task.answers_by_token:
             losses = self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
-            return losses * self._weights[chosen]
+            return losses * self._weights[chosen].to(losses.device)
         places = [at for at, row in enumerate(chosen) if _has_loss(encoded[row])]
-        whole = torch.zeros(len(chosen))
+        whole = torch.zeros(len(chosen), device=device_of(model))
         if not places:
             return whole.requires_grad_()
         known = [chosen[at] for at in places]
         batch = self._encoder.collate([encoded[row] for row in known], [-1] * len(known))
         objective = self.run.task.objective(batch, "sum")
         scale = self._weights[known] * (len(chosen) / objective.count)
-        found = objective.losses(logits_of(model(**batch.inputs))) * scale
-        return whole.to(found.dtype).index_put((torch.tensor(places),), found)
+        found = objective.losses(self._logits(model, batch)) * scale.to(whole.device)
+        return whole.to(found.dtype).index_put((torch.tensor(places, device=whole.device),), found)
 
     def sampled(self, model: nn.Module, rows: Int[np.ndarray, " m"], seed: int) -> Float[Tensor, " m"]:
         """Loss of each of some training examples with sampled labels, times the root of its number of tokens."""
@@ -123,11 +133,12 @@ class RunProblem:
         encoded, labels = self._train_encoded
         places: list[int] = rows.tolist()
         batch = self._encoder.collate([encoded[at] for at in places], [labels[at] for at in places])
-        logits = logits_of(model(**batch.inputs))
+        logits = self._logits(model, batch)
         shape = (len(places), logits.shape[1] if logits.dim() > 2 else 1)
         uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
         counts = [1 if self._classifies else encoded[at].n_counted for at in places]
-        return self.run.task.objective(batch).sampled(logits, uniform) * torch.tensor(counts).sqrt()
+        found = self.run.task.objective(batch).sampled(logits, uniform.to(logits.device))
+        return found * torch.tensor(counts).sqrt().to(found.device)
 
     def outputs(self, model: nn.Module) -> Outputs:
         """Outputs on the queries."""
@@ -139,9 +150,9 @@ class RunProblem:
             for start in range(0, len(encoded), size):
                 part = slice(start, start + size)
                 loss, raw = self._losses(model, encoded[part], labels[part])
-                losses.append(loss.double().numpy())
+                losses.append(host(loss).astype(np.float64))
                 if self._classifies:
-                    logits.append(raw.double().numpy())
+                    logits.append(host(raw).astype(np.float64))
         if self._classifies:
             return Outputs.of_logits(np.concatenate(logits), np.asarray(labels))
         return Outputs.of_losses(np.concatenate(losses))
@@ -213,8 +224,15 @@ class RunProblem:
         self, model: nn.Module, encoded: Sequence[Encoded], labels: Sequence[int]
     ) -> tuple[Float[Tensor, " m"], Tensor]:
         batch = self._encoder.collate(encoded, labels)
-        logits = logits_of(model(**batch.inputs))
+        logits = self._logits(model, batch)
         return self.run.task.objective(batch).losses(logits), logits
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits; the passes of weights in 32 bits have the run's precision."""
+        dtype, device = self.run.placement.precision, device_of(model)
+        mixed = dtype != torch.float32 and next(model.parameters()).dtype == torch.float32
+        with torch.autocast(device.type, dtype) if mixed else nullcontext():
+            return logits_of(model(**batch.inputs))
 
 
 def _has_loss(one: Encoded) -> bool:
@@ -349,7 +367,14 @@ def write_run(
         if problem.counting is not None:
             write_bytes(folder / RUN_FILE, json.dumps(_counted_as(problem, problem.counting)).encode())
         write_bytes(done, json.dumps({"identity": loop.identity, "seed": seed}).encode())
-    return Run.from_pretrained(folder, trust_remote_code=problem.run.trust_remote_code)
+    run = problem.run
+    return Run.from_pretrained(folder, trust_remote_code=run.trust_remote_code, **asdict(run.placement))
+
+
+def in_32_bits(run: Run) -> Run:
+    """The run with weights in 32 bits, on its device: for what moves them by less than half precision can tell."""
+    whole = replace(run.placement, dtype="float32")
+    return run if whole == run.placement else replace(run, info=replace(run.info, placement=whole))
 
 
 def _counted_as(problem: RunProblem, counting: Counting) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from proponent.models import TrainingTrace
 State = TypeVar("State")
 Gradient = TypeVar("Gradient", contravariant=True)
 
+_HOST = torch.device("cpu")
 _GOLDEN = 0x9E3779B97F4A7C15
 _DECAY, _DECAY_STEPS = 0.96, 1000
 
@@ -65,23 +66,38 @@ class Optimizer(Protocol[State, Gradient]):
 
 
 def advance(
-    state: State, step: Step, gradient: Callable[[State, Step], Gradient], optimizer: Optimizer[State, Gradient]
+    state: State,
+    step: Step,
+    gradient: Callable[[State, Step], Gradient],
+    optimizer: Optimizer[State, Gradient],
+    device: torch.device = _HOST,  # where the model draws its random numbers
 ) -> State:
     """Train for one step."""
-    with drawing(step):
+    with drawing(step, device):
         found = gradient(state, step)
     return optimizer.apply(state, found, step)
 
 
 @contextmanager
-def drawing(step: Step) -> Generator[None]:
-    """Set the random state of the step; the generator's own state is restored afterwards."""
-    with cast("Any", torch).random.fork_rng(devices=[], enabled=step.draw is not None):
+def drawing(step: Step, device: torch.device = _HOST) -> Generator[None]:
+    """Set the random state of the step, on a device as well; the generators' own states are restored afterwards."""
+    forked = [device] if device.type == "cuda" else []
+    with cast("Any", torch).random.fork_rng(devices=forked, enabled=step.draw is not None):
         if isinstance(step.draw, int):
             cast("Any", torch).default_generator.manual_seed(step.draw)  # the global one also formats a stack trace
+            _seed(device, step.draw)
         elif step.draw is not None:
             torch.set_rng_state(torch.as_tensor(step.draw))
         yield
+
+
+def _seed(device: torch.device, number: int) -> None:
+    """Seed the generator of a device other than the CPU, from which dropout draws there."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)
 
 
 def recorded(trace: TrainingTrace) -> list[Step]:

@@ -25,6 +25,7 @@ from proponent.errors import DataError, DiskFullError, InputError, MismatchError
 from proponent.models import Run
 from proponent.models.huggingface import TrainerCallback, first_line, load_tokenizer, positions, transformers
 from proponent.models.huggingface import quiet as quiet_transformers
+from proponent.models.placement import Placement
 from proponent.models.recorder import CHECKPOINTS, Recorder
 from proponent.models.scratch import byte_bpe, causal_lm, classifier, wordpiece
 from proponent.models.tasks.classification import refuse_end_token
@@ -61,6 +62,14 @@ class Training:
     replay: bool = False  # record every step; attention then avoids fused kernels
     adam_epsilon: float = 1e-8  # a larger value makes training smoother, which replay needs
     quiet: bool = False
+    # cpu, cuda, cuda:0 or mps; auto takes the first CUDA device, or the CPU without one and with replay
+    device: str = "auto"
+    dtype: str = "float32"  # of the passes; weights have 32 bits
+
+    @property
+    def placement(self) -> Placement:
+        """The device and the precision of the passes."""
+        return Placement.of("cpu" if self.replay and self.device == "auto" else self.device, self.dtype)
 
     def check(self) -> None:
         """Refuse invalid settings."""
@@ -75,6 +84,16 @@ class Training:
                 raise InputError(f"--{name} {value}: must be a number above 0")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed {self.seed}: must be a whole number from 0 to 4294967295")
+        self._check_placement(self.placement)
+
+    def _check_placement(self, place: Placement) -> None:
+        if place.device.startswith("cuda") and place.device != "cuda:0":
+            raise InputError(
+                f"--device {place.device} (device=): the Trainer takes the first CUDA device; make this one the first "
+                f"with the environment variable CUDA_VISIBLE_DEVICES={place.device[5:]}, and give --device cuda"
+            )
+        if place.dtype == "float16" and not place.device.startswith("cuda"):
+            raise InputError(f"--dtype float16 (dtype=) needs a CUDA device to train: take bfloat16 on {place.device}")
 
 
 def train(examples: Examples, out: str | Path, training: Training = Training()) -> Run:
@@ -97,7 +116,7 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
         _trainer(
             model, tokenizer, rows, folder, training, examples.columns.weight if weights is not None else ""
         ).train()
-    return Run.from_pretrained(folder)
+    return Run.from_pretrained(folder, device=training.placement.device)
 
 
 def empty_folder(out: str | Path) -> Path:
@@ -274,6 +293,7 @@ def _trainer(
     kept = training.checkpoints or (CHECKPOINTS if training.model is None else None)
     initial = training.model or "fresh"
     recorder = Recorder(initial=initial, replay=training.replay, checkpoints=kept, half=training.half)
+    place = training.placement
     arguments = cast("Any", transformers.TrainingArguments)(
         output_dir=str(folder),
         num_train_epochs=training.epochs,
@@ -285,11 +305,14 @@ def _trainer(
         save_only_model=True,
         logging_strategy="epoch",
         report_to=[],
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=place.device == "cpu",
+        bf16=place.dtype == "bfloat16",
+        fp16=place.dtype == "float16",
         disable_tqdm=True,
         dataloader_pin_memory=False,
         **_by_length(),
     )
+    one_device(arguments)
     kind = partial(WeightedTrainer, weight_column=WEIGHT) if weight_column else transformers.Trainer
     trainer = cast("Any", kind)(
         model=model,
@@ -303,6 +326,12 @@ def _trainer(
     for noisy in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(noisy)
     return trainer
+
+
+def one_device(arguments: Any) -> None:
+    """Let a Trainer use one CUDA device, where it would split batches over all of them."""
+    if arguments.n_gpu > 1:  # asks for the devices, so that they are not counted again
+        arguments._n_gpu = 1
 
 
 class Watch(TrainerCallback):

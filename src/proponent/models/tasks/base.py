@@ -17,6 +17,7 @@ from proponent.labels import NO_LABELS, Labels
 from proponent.models.batch import Aligned, Batch, Encoded
 from proponent.models.masking import Masks
 from proponent.models.objective import refuse_smoothing
+from proponent.models.placement import in_full
 from proponent.models.preference_rows import Pairing
 from proponent.types import Example
 
@@ -274,9 +275,9 @@ class Task(ABC):
 
 
 def logits_of(output: Any) -> Tensor:
-    """The scores that a model gives; of question answering, those of the first and the last token of an answer."""
+    """The scores that a model gives, in 32 bits or more; of question answering, those of both ends of an answer."""
     found = getattr(output, "logits", None)
-    return torch.stack([output.start_logits, output.end_logits], -1) if found is None else found
+    return in_full(torch.stack([output.start_logits, output.end_logits], -1) if found is None else found)
 
 
 def one_text(example: Example) -> str:

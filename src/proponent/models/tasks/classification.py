@@ -102,7 +102,7 @@ class Classification(Task):
         return example.text if example.text_pair is None else (example.text, example.text_pair)
 
     def objective(self, batch: Batch, reduction: Reduction = "mean", against: Sequence[int] | None = None) -> Objective:
-        other = None if against is None else torch.tensor(list(against))
+        other = None if against is None else torch.tensor(list(against), device=batch.labels.device)
         return LabelLoss(batch.labels, other, batch.mask.sum(1) == 0)
 
     def probabilities(self, logits: Tensor) -> Float[Tensor, "n l"] | None:

@@ -53,8 +53,8 @@ class PairLoss(JudgedAnswers):
 
     def weighed(self, losses: Float[np.ndarray, " n"]) -> tuple[Int[Tensor, "m u"], Float[Tensor, "m u"]]:
         """What a token's loss adds to that of its pair: sigmoid(-beta * m) is 1 - exp(-loss)."""
-        slope = self.beta * torch.as_tensor(-np.expm1(-losses)).clamp(min=SMALLEST)
         target, counted = self.predictions
+        slope = self.beta * torch.as_tensor(-np.expm1(-losses), device=target.device).clamp(min=SMALLEST)
         return target, counted * torch.stack([slope, -slope], 1).reshape(-1, 1)
 
     def combined(self, token: Float[Tensor, "m u"]) -> Float[Tensor, " n"]:

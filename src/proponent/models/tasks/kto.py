@@ -53,14 +53,14 @@ class JudgedLoss(JudgedAnswers):
 
     def weighed(self, losses: Float[np.ndarray, " n"]) -> tuple[Int[Tensor, "n u"], Float[Tensor, "n u"]]:
         """What a token's loss adds to that of its row: sigmoid(...) is 1 - loss / w."""
-        missed = torch.as_tensor(losses) / self._weight.double()
+        missed = torch.as_tensor(losses, device=self.side.device) / self._weight.double()
         slope = self.side.double() * self.beta * (self._weight.double() * missed * (1 - missed)).clamp(min=SMALLEST)
         target, counted = self.predictions
         return target, counted * slope[:, None]
 
     @property
     def _weight(self) -> Float[Tensor, " n"]:
-        wanted, unwanted = (torch.tensor(one, dtype=self.side.dtype) for one in self.weights)
+        wanted, unwanted = (self.side.new_tensor(one) for one in self.weights)
         return torch.where(self.side > 0, wanted, unwanted)
 
     def combined(self, token: Float[Tensor, "n u"]) -> Float[Tensor, " n"]:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from proponent.errors import LabelError
 from proponent.labels import NO_LABELS, Labels, listed
 from proponent.models.batch import Batch, Encoded
+from proponent.models.placement import host
 from proponent.models.tasks.answered import LEFT_OUT, Answered, or_predicted, refuse_sampled
 from proponent.models.tasks.base import Objective, Reduction, Task
 from proponent.models.tasks.classification import Classification, names_of
@@ -96,13 +97,13 @@ class MultiLabel(Answered, Classification):
         return LabelsLoss(batch.answers, batch.mask.sum(1) == 0)
 
     def predicted(self, logits: Tensor, one: Encoded) -> Float[np.ndarray, " m"]:
-        return (logits.detach() > 0).double().numpy()
+        return host(logits > 0).astype(np.float64)
 
     def spoken(self, example: Example, answer: Float[np.ndarray, " m"], one: Encoded) -> str:
         return ", ".join(name for name, value in zip(self.names, answer, strict=True) if value == 1) or "no label"
 
     def chances(self, logits: Tensor) -> Mapping[str, float]:
-        chances = torch.sigmoid(logits.detach().double()).numpy()
+        chances = host(torch.sigmoid(logits.detach().double()))
         return {name: float(chance) for name, chance in zip(self.names, chances, strict=True)}
 
     def probabilities(self, logits: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from proponent.errors import InputError, LabelError
 from proponent.labels import listed
 from proponent.models.batch import Aligned, Batch, Encoded
+from proponent.models.placement import host
 from proponent.models.tasks.answered import Answered, or_predicted, refuse_sampled
 from proponent.models.tasks.base import Objective, Reduction
 from proponent.types import Example
@@ -106,7 +107,7 @@ class QuestionAnswering(Answered):
     def predicted(self, logits: Tensor, one: Encoded) -> Float[np.ndarray, " m"]:
         """The likeliest place in the context, or none."""
         assert one.aligned is not None
-        scores = logits.detach().double().numpy()[: len(one.ids)]
+        scores = host(logits).astype(np.float64)[: len(one.ids)]
         allowed = one.aligned.parts == 1
         allowed[0] = False
         both = np.where(allowed[:, None] & allowed[None], scores[:, :1] + scores[None, :, 1], -np.inf)

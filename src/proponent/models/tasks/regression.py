@@ -13,6 +13,7 @@ from torch import Tensor
 from proponent.errors import LabelError
 from proponent.labels import listed
 from proponent.models.batch import Batch, Encoded
+from proponent.models.placement import host
 from proponent.models.tasks.answered import Answered
 from proponent.models.tasks.base import Objective, Reduction, Task
 from proponent.models.tasks.classification import Classification
@@ -80,7 +81,7 @@ class Regression(Answered, Classification):
         return ValueLoss(batch.answers, batch.mask.sum(1) == 0)
 
     def predicted(self, logits: Tensor, one: Encoded) -> Float[np.ndarray, " m"]:
-        return logits.detach().double().numpy()
+        return host(logits).astype(np.float64)
 
     def completed(self, answer: Float[np.ndarray, " m"], predicted: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
         return answer

@@ -14,6 +14,7 @@ from torch.nn import functional
 from proponent.errors import InputError, LabelError
 from proponent.labels import NO_LABELS, Labels, listed
 from proponent.models.batch import Aligned, Batch, Encoded
+from proponent.models.placement import host
 from proponent.models.tasks.answered import LEFT_OUT, Answered, or_predicted, refuse_sampled
 from proponent.models.tasks.base import Objective, Reduction, Task
 from proponent.models.tasks.classification import names_of
@@ -104,7 +105,7 @@ class TokenClassification(Answered):
 
     def predicted(self, logits: Tensor, one: Encoded) -> Float[np.ndarray, " m"]:
         assert one.answer is not None
-        guess = logits.detach().argmax(-1).double().numpy()[: len(one.answer)]
+        guess = host(logits.argmax(-1)).astype(np.float64)[: len(one.answer)]
         return np.where(one.answer == LEFT_OUT, LEFT_OUT, guess)
 
     def spoken(self, example: Example, answer: Float[np.ndarray, " m"], one: Encoded) -> str:
