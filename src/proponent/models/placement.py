@@ -83,7 +83,7 @@ class Placement:
         if self.device.startswith("cuda") and self.dtype == "float32":
             torch.backends.cudnn.allow_tf32 = False  # convolutions would keep 10 bits of their numbers
         try:
-            return _cast(model.to(self.device), self.precision)
+            return _cast(model, self.precision).to(self.device)
         except torch.OutOfMemoryError as error:
             size = sum(one.nbytes for one in model.parameters())
             raise InputError(
