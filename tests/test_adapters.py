@@ -13,6 +13,7 @@ import proponent
 import runs
 from proponent.errors import RunError
 from proponent.models import Run
+from proponent.models.adapter_modules import trained_of
 from runs import edit
 
 peft_settles_this = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -70,7 +71,12 @@ def test_the_label_count_of_an_adapter_is_that_of_its_head(tmp_path: Path) -> No
         target_modules=["q_lin"],
         modules_to_save=["pre_classifier", "classifier"],
     )
-    assert len(Run.from_pretrained(folder).label_names or ()) == 4
+    run = Run.from_pretrained(folder)
+    assert len(run.label_names or ()) == 4
+    said = trained_of(run.load(run.checkpoints[-1]))
+    assert said is not None
+    assert "LoRA" in said.description
+    assert "on q_lin and pre_classifier, classifier saved whole (" in said.description
 
 
 @peft_settles_this

@@ -177,6 +177,7 @@ def test_bad_input_is_refused() -> None:
     refused("the widths of the subspaces", widths=())
     refused("a subspace of 99 directions", widths=(99,))
     refused("all rows have one class", replace(rows, labels=np.zeros(80, dtype=np.int64)))
+    refused("80 rows have 80 different labels: these are values", replace(rows, labels=np.arange(80)))
     spoiled = rows.features.copy()
     spoiled[3, 1] = np.nan
     refused("some features are not finite", replace(rows, features=spoiled))

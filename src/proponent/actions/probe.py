@@ -84,6 +84,12 @@ def probe(rows: Vectors, settings: ProbeSettings = ProbeSettings(), *, quiet: bo
     settings.check()
     if len(np.unique(rows.labels)) < 2:
         raise InputError("all rows have one class: there is nothing to flip to")
+    classes = len(np.unique(rows.labels))
+    if 2 * classes > len(rows.labels):
+        raise InputError(
+            f"{len(rows.labels)} rows have {classes} different labels: these are values, not classes, and the probe is "
+            "for classifiers: name another column with --label-column"
+        )
     if not np.isfinite(rows.features).all():
         raise InputError("some features are not finite: the encoder gave NaN or infinity")
     order = np.random.default_rng(0).permutation(len(rows.labels))

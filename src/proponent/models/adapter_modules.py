@@ -6,7 +6,7 @@ or hide the table that a model looks up in; these are replaced by modules that c
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -296,9 +296,15 @@ def _norm(weight: Tensor, dim: int) -> Tensor:
 def _places(found: dict[str, nn.Parameter]) -> str:
     """Say which modules the parameters belong to, in the user's names, with their number."""
     own = {id(one): one for one in found.values()}
-    names = dict.fromkeys(_module(name) for name in found)
-    some = ", ".join([*names][:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    return f"{some} ({sum(one.numel() for one in own.values()):,} parameters)"
+    whole = dict.fromkeys(_module(name) for name in found if ".modules_to_save" in name)
+    names = dict.fromkeys(name for name in map(_module, found) if name not in whole)
+    some = [_listed(names)] if names else []
+    some += [f"{_listed(whole)} saved whole"] if whole else []
+    return f"{' and '.join(some)} ({sum(one.numel() for one in own.values()):,} parameters)"
+
+
+def _listed(names: Mapping[str, None]) -> str:
+    return ", ".join([*names][:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _module(name: str) -> str:
