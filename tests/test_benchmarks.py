@@ -29,6 +29,7 @@ SCRIPTS = sorted(FOLDER.rglob("*.py"))
 NAMES = [path.relative_to(FOLDER).as_posix() for path in SCRIPTS]
 
 ALLOWED = (
+    ("gpu_cost.py", "method_table", "forecasts of named methods"),
     (
         "harness.py",
         "training.trainer",
@@ -229,6 +230,7 @@ def test_the_check_of_imports_can_fail(tmp_path: Path):
 
 
 RUNS = {
+    "gpu": ["gpu.py --device cpu --smoke --out {out}"],
     "index_cost": ["index_cost.py --data {data} --texts 24 --repeats 1 --out {out}"],
     "search_scale": ["search_scale.py --sizes 200 --width 8 --repeats 1 --folder {tmp}/s --out {out}"],
     "row_kinds": ["row_kinds.py --data {data} --rows 60 --queries 16 --out {out}"],

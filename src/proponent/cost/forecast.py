@@ -51,11 +51,9 @@ MOST_SAMPLING = 1.5
 MOST_LOOKED = 100_000
 """Number of examples that are searched for the longest texts."""
 
-MOST_SHARE, LEAST_SECONDS = 0.04, 2.0
-"""Share of the build's expected time that batches are measured for, and the seconds that are spent in any case."""
-
-SLOW = 0.5
-"""Seconds of a batch from which a single one is enough."""
+MOST_SHARE, LEAST_SECONDS, SLOW = 0.04, 2.0, 0.5
+"""Share of the build's expected time that batches are measured for, the seconds that are spent in any case, and those
+of a batch from which a single one is enough."""
 
 
 @dataclass(frozen=True)
@@ -264,10 +262,10 @@ class _Forecaster:
         groups = [rows[slice(*group)] for group in self._batches(self.lengths[order], 0, len(rows))]
         longest = groups[-1] if self.run.equal_lengths else rows[max(0, len(rows) - self.options.batch_size) :]
         pace = self._pace(groups[len(groups) // 2])
-        whole_build = pace * float(self.laid.padded.sum()) * len(self.checkpoints)
-        budget = min(budget, max(LEAST_SECONDS, MOST_SHARE * whole_build))
-        part = self._part(longest, pace, budget / 2)
+        share = MOST_SHARE * pace * float(self.laid.padded.sum()) * len(self.checkpoints)
+        budget = min(budget, max(LEAST_SECONDS, share))
         on_device = DevicePeak(self.run.placement.device)
+        part = self._part(longest, pace, budget / 2) if on_device.absent else longest
         peak = peak_during(lambda: self.bench.measure(part))
         on_device.stop()
         spent = self.bench.points[-1].passing
@@ -276,9 +274,10 @@ class _Forecaster:
                 break
             own = self._part(groups[group], pace, budget - spent)
             spent += timed(lambda own=own: self.bench.measure(own))
-        whole = self.encoder.encode([self.examples[int(row)] for row in longest])
-        more = max(1.0, max(cut.stop - cut.start for cut in self.work.parts(whole)) / len(part))
-        self.device_peak = on_device.of(more)
+        cuts = self.work.parts(self.encoder.encode([self.examples[int(row)] for row in longest]))
+        more = max(1.0, max(cut.stop - cut.start for cut in cuts) / len(part))
+        rest = float(self.laid.padded.max()) / self.bench.points[0].padded if len(cuts) == 1 else 1.0
+        self.device_peak = on_device.of(min(1.0, rest))
         return peak if peak is None or self.held is None else int(self.held + (peak - self.held) * more)
 
     def _pace(self, rows: Int[np.ndarray, " k"]) -> float:

@@ -94,21 +94,18 @@ class DevicePeak:
     """Peak memory of a GPU from its making on; nothing on other devices."""
 
     def __init__(self, device: str) -> None:
-        self._device, self._held, self._peak = device, 0, 0
-        if device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats(device)
+        self.absent, self._device, self._held, self._peak = not device.startswith("cuda"), device, 0, 0
+        if not self.absent:
             self._held = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
 
     def stop(self) -> None:
         """Read the peak."""
-        if self._device.startswith("cuda"):
-            self._peak = torch.cuda.max_memory_allocated(self._device)
+        self._peak = 0 if self.absent else torch.cuda.max_memory_allocated(self._device)
 
-    def of(self, more: float) -> int | None:
-        """The peak in bytes of a pass so many times larger."""
-        if not self._device.startswith("cuda"):
-            return None
-        return int(self._held + (self._peak - self._held) * more)
+    def of(self, share: float) -> int | None:
+        """The peak in bytes of a pass with such a share of the measured positions."""
+        return None if self.absent else int(self._held + (self._peak - self._held) * share)
 
 
 def size(arrays: dict[str, np.ndarray]) -> int:

@@ -200,8 +200,8 @@ class Capture:
         """The model's output; None if it fails on few logits."""
         try:
             return logits_of(self.model(**inputs))
-        except Exception:
-            if short is None:
+        except Exception as error:
+            if short is None or isinstance(error, torch.OutOfMemoryError):
                 raise
             short.output.refuse()  # any other fault shows itself again when the pass is made whole
             return None
