@@ -12,6 +12,7 @@ import transformers
 
 import proponent
 import runs
+from pretend_device import pretend_device
 from proponent.gradients.capture import head_table
 from proponent.gradients.computer import GradientComputer
 from proponent.method import Gradients
@@ -193,3 +194,20 @@ def test_the_group_lora_scores_all_that_was_trained(
     np.testing.assert_allclose(found, truth.numpy(), rtol=1e-4, atol=1e-5 * truth.abs().max())
     (note,) = (one for one in index.store.manifest.notes if "of the adapter's parameters" in one)
     assert "100.0% of the adapter's parameters; skipped: none" in note
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_moves_to_a_device_and_to_half_precision(kind: str, bases: dict[bool, Path], tmp_path: Path) -> None:
+    config, settings = KINDS[kind]
+    folder = adapter(bases[True], tmp_path / "adapter", config, **settings)
+
+    def tables(**where: str) -> np.ndarray:
+        run = Run.from_pretrained(folder, **where)
+        return computed(run, run.load(run.checkpoints[0]))
+
+    exact = tables(device="cpu")
+    with pretend_device():
+        assert np.array_equal(tables(device="cuda"), exact)
+    for dtype in ("bfloat16", "float16"):
+        half = tables(device="cpu", dtype=dtype)
+        assert 0 < np.linalg.norm(half - exact) <= 0.05 * np.linalg.norm(exact)

@@ -439,6 +439,19 @@ def test_a_bug_is_one_line_and_1(said: Said, monkeypatch: pytest.MonkeyPatch, ne
     )
 
 
+def test_a_device_without_memory_says_what_helps(said: Said, monkeypatch: pytest.MonkeyPatch, news: Tiny):
+    import torch
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("proponent.index.index.Index.explain_many", full)
+    code, out, err = said("explain", news.index, "text")
+    assert (code, out) == (2, "")
+    assert err.startswith("proponent: the memory of the device ran out: ")
+    assert "--dtype bfloat16 or --device cpu" in err
+
+
 @pytest.mark.parametrize(
     ("command", "left"),
     [

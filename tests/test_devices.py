@@ -132,8 +132,10 @@ def test_an_answer_is_written_on_the_device(tmp_path: Path) -> None:
     preferences = pytest.importorskip("preferences")
     folder = preferences.start(tmp_path / "run")
     said: list[str] = []
-    rows = preferences.MESSAGES and [{"id": f"m{at}", **row} for at, row in enumerate(preferences.JUDGED_MESSAGES[:6])]
-    rows = [{"id": row["id"], "prompt": row["prompt"], "completion": row["completion"]} for row in rows]
+    rows = [
+        {"id": f"m{at}", "prompt": row["prompt"], "completion": row["completion"]}
+        for at, row in enumerate(preferences.JUDGED_MESSAGES[:6])
+    ]
     for device in ("cpu", "cuda"):
         with pretend_device():
             index = proponent.build(folder, rows, tmp_path / device, "tracin-we", device=device, quiet=True)
@@ -166,8 +168,51 @@ def test_an_index_says_where_and_how_it_was_computed(bert_run: Path, tmp_path: P
     assert wide.explain("the match").proponents
     plain = proponent.build(bert_run, runs.ROWS, tmp_path / "plain", device="cpu", quiet=True)
     assert not any("computed on" in note for note in plain.store.manifest.notes)
-    with pytest.raises(MismatchError, match="dtype"):
+    with pytest.raises(MismatchError, match="its --dtype is float32, not float16"):
         proponent.build(bert_run, runs.ROWS, tmp_path / "plain", device="cpu", dtype="float16", quiet=True)
+
+
+def test_an_index_goes_on_with_its_own_batches_on_another_device(bert_run: Path, tmp_path: Path) -> None:
+    for first, second in (("cpu", "cuda"), ("cuda", "cpu")):
+        with pretend_device():
+            out = tmp_path / first
+            made = proponent.build(bert_run, runs.ROWS[:9], out, "tracin-we", device=first, quiet=True, shard="0/1")
+            assert made.store.sealed
+            for more in ({}, {"repair": True}):
+                again = proponent.build(bert_run, runs.ROWS[:9], out, "tracin-we", device=second, quiet=True, **more)
+                assert again.store.plan.source.batch_size == (32 if first == "cpu" else 256)
+            grown = proponent.build(bert_run, runs.ROWS[9:12], out, "tracin-we", device=second, quiet=True, append=True)
+            assert len(grown.store.alive) == 12
+            said = [note for note in grown.store.manifest.notes if "computed on" in note]
+            assert len(said) == 1
+            assert said[0].startswith("computed on" if first == "cuda" else "a list was computed on") or first == "cpu"
+
+
+def test_a_card_with_room_for_one_checkpoint_is_asked(bert_run: Path, tmp_path: Path) -> None:
+    with pretend_device():
+        run = Run.from_pretrained(bert_run, device="cuda")
+        assert len(run.checkpoints) == 3
+        held = sum(one.nbytes for one in run.load(run.checkpoints[-1]).parameters())
+    wide = proponent.build(bert_run, runs.ROWS[:9], tmp_path / "wide", "tracin-we", device="cpu", quiet=True)
+    with pretend_device(room=int(1.9 * held)):
+        index = proponent.build(bert_run, runs.ROWS[:9], tmp_path / "card", "tracin-we", batch_size=2, quiet=True)
+        found = index.scores(["the match"])
+    np.testing.assert_allclose(found, wide.scores(["the match"]), rtol=1e-5)
+
+
+def test_solvers_with_the_hessian_refuse_half_precision(bert_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fastif solves with the Hessian, for which bfloat16 is too coarse"):
+        proponent.build(bert_run, runs.ROWS, tmp_path / "half", "fastif", device="cpu", dtype="bfloat16", quiet=True)
+    proponent.build(bert_run, runs.ROWS, tmp_path / "wide", "fastif", device="cpu", quiet=True, **FASTIF)
+    with pytest.raises(InputError, match="leave --dtype out"):
+        proponent.open(tmp_path / "wide", dtype="float16")
+
+
+def test_a_run_has_its_own_device(bert_run: Path, tmp_path: Path) -> None:
+    run = Run.from_pretrained(bert_run, device="cpu")
+    for given in ({"device": "cuda"}, {"dtype": "int3"}):
+        with pytest.raises(InputError, match="device and dtype are those of the run"):
+            proponent.build(run, runs.ROWS, tmp_path / "index", quiet=True, **given)
 
 
 def test_rotary_frequencies_stay_exact(tmp_path: Path) -> None:

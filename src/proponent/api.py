@@ -9,6 +9,7 @@ from proponent.data import Columns, read
 from proponent.errors import InputError
 from proponent.index import Index, Options, default_method, summed
 from proponent.index import build as build_index
+from proponent.index.planning import planned_batch_size
 from proponent.method import Method
 from proponent.method_table import stored_method
 from proponent.models import Run
@@ -24,8 +25,8 @@ def build(
     *,
     columns: Columns | None = None,
     split: str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
+    device: str | None = None,
+    dtype: str | None = None,
     allow_empty: bool = False,
     assistant_only: bool | None = None,
     completion_only: bool | None = None,
@@ -59,16 +60,15 @@ def build(
             tracin-we-adam-unit for another classifier with recorded second moments, else tracin-we) and reports it.
         columns: names of the columns; None means text, text_pair, label, id and target.
         split: split of a DatasetDict or hub data set.
-        device: of a run that is given as a folder, where its models run: cpu, cuda, cuda:N or mps; auto takes the first
-            CUDA device, else the CPU.
-        dtype: of such a run, the precision of weights and passes: float32, bfloat16 or float16.
+        device: of a run that is given as a folder, see `Run.from_pretrained`; None means auto.
+        dtype: of such a run, the precision of weights and passes; None means float32.
         allow_empty: accept rows with empty texts instead of refusing them.
         assistant_only: of conversations, only what the chat template marks as the assistant's counts; None means as in
             the training, if its Recorder noted that, else False (so do the next two).
         completion_only: of rows of prompt and completion, only the completion counts; None: else True.
         chat_template: the template of the training, as a file or as text; None: else the tokenizer's own.
         max_length: maximum tokens read per text; None for the model's limit, at most 512.
-        batch_size: examples per pass; None for 32 on the CPU, 256 on a GPU; parts of it where memory is short.
+        batch_size: examples per pass; None for that of an index to go on with, else 32 on the CPU, 256 on a GPU.
         max_bad_rows: maximum share of rows that may be skipped because their loss or gradient is not finite.
         steps: checkpoints to use; None uses all.
         second_moment: source of second moments for an optimizer-aware method.
@@ -95,7 +95,7 @@ def build(
     one, columns = _one(run, device, dtype), columns or Columns()
     options = Options(
         max_length=max_length,
-        batch_size=one.placement.batch_size if batch_size is None else batch_size,
+        batch_size=_batch_size(one, Path(out)) if batch_size is None else batch_size,
         max_bad_rows=max_bad_rows,
         steps=None if steps is None else tuple(steps),
         second_moment=second_moment,
@@ -191,10 +191,17 @@ def _check_types(out: object, columns: object, steps: object, changes: object) -
         raise InputError(f'set is {changes!r}: give a dict of fields, such as {{"damping": 0.1}}')
 
 
-def _one(run: Run | str | Path | Sequence[Run | str | Path], device: str, dtype: str) -> Run:
+def _batch_size(run: Run, folder: Path) -> int:
+    """That of the index, if it exists; else that of the device."""
+    return planned_batch_size(folder) or run.placement.batch_size
+
+
+def _one(run: Run | str | Path | Sequence[Run | str | Path], device: str | None, dtype: str | None) -> Run:
     if isinstance(run, str | Path):
-        return Run.from_pretrained(run, device=device, dtype=dtype)
+        return Run.from_pretrained(run, device=device or "auto", dtype=dtype or "float32")
     if isinstance(run, Run):
+        if device is not None or dtype is not None:
+            raise InputError("device and dtype are those of the run: give them to Run.from_pretrained")
         return run
     if not isinstance(cast("object", run), Iterable | None) or isinstance(cast("object", run), bytes):
         raise InputError(f"run is {run!r}: give a folder, a proponent.Run, or a list of them")

@@ -28,7 +28,7 @@ from proponent.models.former import recorded
 from proponent.models.placement import host
 from proponent.models.tasks.base import logits_of
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
-from proponent.training.rerun import in_32_bits
+from proponent.training.precision import in_32_bits
 
 PROBES = 4
 """Number of examples that are checked: full gradients of the embedding are dense."""

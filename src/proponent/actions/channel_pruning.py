@@ -38,7 +38,8 @@ from proponent.models.prunable import (
 )
 from proponent.progress import track
 from proponent.training.loop import InPlace, gradient, one_thread
-from proponent.training.rerun import RunProblem, in_32_bits
+from proponent.training.precision import refuse_half
+from proponent.training.rerun import RunProblem
 from proponent.training.schedule import Settings, Step, advance
 from proponent.types import Example
 
@@ -99,7 +100,7 @@ class Pruned:
     @classmethod
     def whole(cls, run: Run, kind: str) -> "Pruned":
         """The trained model."""
-        model = in_32_bits(run).load(run.checkpoints[-1]).requires_grad_(requires_grad=True)
+        model = run.load(run.checkpoints[-1]).requires_grad_(requires_grad=True)
         sites = sites_of(model, kind)
         gates = None if can_shrink(model, kind) else Gates.open(sites)
         return cls(model, sites, [np.arange(one.count) for one in sites], gates)
@@ -145,7 +146,7 @@ class Pruner:
     ) -> "Pruner":
         """Read the rows, and refuse what cannot be pruned."""
         settings.check()
-        run = in_32_bits(run)  # fine-tuning moves weights by less than half precision can tell
+        refuse_half(run, "fine-tuning between the rounds of pruning")
         if run.info.adapter:
             raise InputError(f"{run.path} is an adapter: merge it into its base (merge_and_unload) and prune that")
         if run.task.predicts == "pairs" or run.task.answers:

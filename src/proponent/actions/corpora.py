@@ -27,7 +27,7 @@ from proponent.models import Run
 from proponent.models.counting import NOTHING, Stated
 from proponent.progress import track
 from proponent.training.loop import one_thread
-from proponent.training.rerun import in_32_bits
+from proponent.training.precision import refuse_half
 from proponent.types import Example
 from proponent.version import __version__
 from proponent.views.comparison import ComparisonReport, FigureTable
@@ -113,13 +113,14 @@ def unlearn(
         Isonuma and Titov 2024 (arXiv 2401.15241), equations 2 to 5.
     """
     settings.check()
+    refuse_half(run, "unlearning")
     with one_thread():
         found = Sets.read(run, corpora, tests, settings.rows, max_length, stated)
         trainings = None if truth is None else found.trainings(run, truth)
         if trainings is not None:
             trainings.initial  # noqa: B018 # unknown initial weights are refused before the work
         known = None if index is None else _index_scores(index, found)
-        unlearner = Unlearner(in_32_bits(run).load(run.checkpoints[-1]), found.encoder, run.task)
+        unlearner = Unlearner(run.load(run.checkpoints[-1]), found.encoder, run.task)
         plain, inverse = _ascents(unlearner, found, settings, quiet)
         scores = {UNTRAC: _scores(plain), INVERSE: np.swapaxes(_scores(inverse), 1, 2)}
         dots, cosines = set_products(unlearner, found.corpora, found.tests)

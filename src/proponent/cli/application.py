@@ -159,6 +159,9 @@ def _code(error: BaseException, words: list[str]) -> int:
     if isinstance(error, ProponentError):
         fail(str(error))
         return error.exit_code
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        fail("the memory of the device ran out: smaller batches, shorter texts, --dtype bfloat16 or --device cpu help")
+        return 2
     if is_full(error):
         fail(f"no space left on the disk: free some{_afterwards(words)}")
         return DiskFullError.exit_code

@@ -199,7 +199,8 @@ class BuildOptions:
     steps: Annotated[str | None, typer.Option(help="Checkpoints to use, by step: 100,200.")] = None
     max_length: MaxLength = None
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Texts per pass (default: 32 on the CPU, 256 on a GPU).")
+        int | None,
+        typer.Option(min=1, help="Texts per pass (default: that of the index, else 32 on the CPU, 256 on a GPU)."),
     ] = None
     max_bad_rows: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Maximum share of rows that may be skipped.")

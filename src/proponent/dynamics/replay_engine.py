@@ -28,7 +28,7 @@ from proponent.models import Batch, Run, digest, read_training_trace
 from proponent.models.example_weights import refuse_missing_weights
 from proponent.models.placement import device_of, host
 from proponent.progress import track
-from proponent.training.rerun import in_32_bits
+from proponent.training.precision import refuse_half
 from proponent.training.schedule import Step, advance, drawing, recorded
 from proponent.types import Example
 
@@ -98,7 +98,8 @@ class Replay:
         self._dtype = torch.float64 if double else torch.float32
         self._quiet = quiet
         self._check_rows(examples)
-        self._model = in_32_bits(run).load(run.checkpoints[-1]).to(self._dtype)
+        refuse_half(run, "a replay")
+        self._model = run.load(run.checkpoints[-1]).to(self._dtype)
         self._model.train()
         self._device = device_of(self._model)
         self._refuse_random_states()

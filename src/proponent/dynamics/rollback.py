@@ -25,7 +25,8 @@ from proponent.models.factorization import class_token
 from proponent.models.tasks.base import logits_of
 from proponent.models.training_trace import digest
 from proponent.progress import track
-from proponent.training.rerun import fingerprint, in_32_bits
+from proponent.training.precision import refuse_half
+from proponent.training.rerun import fingerprint
 from proponent.types import Example
 
 Neighbours = Literal["auto", "entity", "token", "all"]
@@ -70,7 +71,7 @@ class Rollback:
             raise InputError(f"measure {measure!r}: choose one of {', '.join(MEASURES)}")
         changes = read_changes(run.path)
         length = changes.settings.get("max_length") if max_length is None else max_length
-        run = in_32_bits(run)  # a change may be less than half precision can tell
+        refuse_half(run, "a rollback")
         model = run.load(run.checkpoints[-1])
         config = cast("Any", model).config
         classifies = bool(run.task.labels)

@@ -20,7 +20,8 @@ from proponent.evaluate.report import plain_rows, report
 from proponent.models.placement import host
 from proponent.progress import track
 from proponent.training.loop import gradient, one_thread
-from proponent.training.rerun import FRESH, RunProblem, in_32_bits
+from proponent.training.precision import in_32_bits
+from proponent.training.rerun import FRESH, RunProblem
 from proponent.views.evaluation import EvaluationReport, Figure
 
 FORMS = ("C(W)", "L2 form", "per parameter, median")

@@ -37,7 +37,7 @@ from proponent.evaluate.report import bands, figure, plain_rows, report, verdict
 from proponent.evaluate.tail_patch import tail_patch
 from proponent.tensors import read_tensors, write_tensors
 from proponent.training.loop import one_thread
-from proponent.training.rerun import in_32_bits
+from proponent.training.precision import in_32_bits
 from proponent.training.retraining import RetrainJob, Retrains, null_gap
 from proponent.views.evaluation import EvaluationReport, Figure
 

@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from proponent.errors import RunError
 from proponent.gradients.dry_run import Order
 from proponent.gradients.layer_rules import Block, Left, OneHot, is_vector, ones_like, rms, rule_of
-from proponent.models.placement import in_full
+from proponent.models.placement import in_full, is_half
 
 
 class UnbatchedError(Exception):
@@ -168,10 +168,8 @@ class LayerHooks:
         """Check that an RMSNorm multiplies its normalised input by the gain or by 1 + gain; both have one gradient."""
         with torch.no_grad():
             gain, made = cast("Tensor", module.weight), cast("Tensor", module(x))
-            plain, rounded = (
-                rms(module, x).to(made.dtype),
-                1e-3 if made.dtype in {torch.float32, torch.float64} else 3e-2,
-            )
+            plain = rms(module, x).to(made.dtype)
+            rounded = 3e-2 if is_half(made.dtype) else 1e-3
             close = [torch.allclose(made, plain * one, rtol=rounded, atol=1e-2 * rounded) for one in (gain, 1.0 + gain)]
         if not any(close):
             raise RunError(

@@ -19,6 +19,7 @@ from torch.nn import functional
 from proponent.errors import RunError
 from proponent.gradients.model_parts import embedding_scale
 from proponent.models.adapter_modules import Scale
+from proponent.models.placement import is_half
 
 Part = Literal["weight", "bias"]
 
@@ -116,10 +117,9 @@ def _is_linear(module: nn.Linear) -> bool:
         weight = module.weight
         x = torch.linspace(-1.0, 1.0, 2 * module.in_features, dtype=weight.dtype, device=weight.device)
         x = x.view(1, 2, module.in_features)
-        made = cast("object", module(x))
-        return isinstance(made, Tensor) and torch.allclose(
-            made, functional.linear(x, module.weight, module.bias), rtol=1e-4, atol=1e-6
-        )
+        made, wanted = cast("object", module(x)), functional.linear(x, weight, module.bias)
+        rounded = (3e-2, 3e-3) if is_half(weight.dtype) else (1e-4, 1e-6)
+        return isinstance(made, Tensor) and torch.allclose(made, wanted, rtol=rounded[0], atol=rounded[1])
 
 
 def _linear(_module: nn.Module, x: Tensor, g: Tensor) -> tuple[Left, Tensor]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from proponent.errors import RunError
 from proponent.models.adapter_modules import saved_copy
+from proponent.models.placement import is_half
 
 
 def input_embedding(model: nn.Module) -> nn.Embedding:
@@ -58,7 +59,7 @@ def gives_logits(model: nn.Module, head: nn.Linear, inputs: Tensor, logits: Tens
 
 def nearly(made: Tensor, known: Tensor) -> bool:
     """Whether two computations of the same numbers agree, up to the precision of the first."""
-    wide = 300.0 if made.dtype in {torch.bfloat16, torch.float16} else 1.0
+    wide = 300.0 if is_half(made.dtype) else 1.0
     close = 1e-5 * wide * float(made.nan_to_num(0.0, 0.0, 0.0).abs().max())
     return torch.allclose(known, made.to(known.dtype), rtol=1e-4 * wide, atol=close, equal_nan=True)
 
@@ -151,7 +152,7 @@ def embedding_scale(module: nn.Embedding) -> float:
         output = cast("Tensor", module(probe)).float() if module.max_norm is None else torch.zeros_like(table)
         scale = float((output * table).sum()) / max(float((table * table).sum()), 1e-30)
         close = 1e-5 * float(output.abs().max())
-        rounded = 1e-3 if weight.dtype in {torch.float32, torch.float64} else 1e-2
+        rounded = 1e-2 if is_half(weight.dtype) else 1e-3
         if scale == 0.0 or not torch.allclose(output, scale * table, rtol=rounded, atol=close):
             raise RunError(
                 f"the input embedding {type(module).__name__} does more than look up and scale: proponent cannot "

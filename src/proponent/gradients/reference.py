@@ -15,7 +15,7 @@ from proponent.errors import RunError
 from proponent.gradients.capture import Capture
 from proponent.gradients.output_layer import OutputLayer
 from proponent.models import Encoded, Encoder, Run
-from proponent.models.placement import host
+from proponent.models.placement import host, is_half
 from proponent.models.tasks.base import Task
 from proponent.models.tasks.causal_lm import CausalLM
 
@@ -60,7 +60,7 @@ class Reference:
         if self.run.info.adapter:
             self._refuse_copy()
         own = next(self._policy.parameters())
-        return self.run.reference.to(own.device, own.dtype)
+        return self.run.reference if is_half(own.dtype) else self.run.reference.to(own.dtype)
 
     def _refuse_copy(self) -> None:
         """Refuse an adapter that was trained on from an earlier state, which TRL keeps as another adapter."""

@@ -304,7 +304,9 @@ class Build:
         layered = [] if self._layered is None else self._layered.notes()
         notes = [*self._run_notes(), *self._choice_notes, *layered, *self._fitted_notes()]
         notes += [*self.run.task.notes(self.encoder.masks), *self.rules.notes, *self._row_notes]
-        notes += [] if self.run.placement.plain else [f"computed on {self.run.placement.name}"]
+        if not self.run.placement.plain:
+            of = "" if self.writer.base is None else f"{self.examples.name} was "
+            notes.append(f"{of}computed on {self.run.placement.name}")
         notes += weight_notes(self.run, self.examples, self.method)
         idle = [one.id for one in skipped if one.cause == NOT_TRAINED]
         broken = [one.id for one in skipped if one.cause != NOT_TRAINED]

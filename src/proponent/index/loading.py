@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import nn
 
@@ -16,7 +17,7 @@ from proponent.index.planning import planned_blocks
 from proponent.index.row_check import tell_batches
 from proponent.method import Retaken
 from proponent.models import Encoder, Masks, Run
-from proponent.models.placement import Placement
+from proponent.models.placement import Placement, free_bytes
 from proponent.preconditioners.base import install_fitted
 from proponent.store import Store
 from proponent.types import CheckpointId, Example
@@ -50,6 +51,11 @@ class LoadedRun:
         self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
         device, dtype = placed
         self._placed = Placement.of(device, dtype or store.plan.fingerprints.get("dtype", "float32"))
+        if isinstance(store.plan.term, Retaken) and self._placed.dtype != "float32":
+            raise InputError(
+                f"{store.plan.term.name} solves with the Hessian, for which {self._placed.dtype} is too coarse: leave "
+                "--dtype out (dtype=)"
+            )
         self._base = base if base is not None else store.plan.base
         named = run if run is not None else store.plan.joined or store.plan.run
         folders = [named] if isinstance(named, str | Path) else named
@@ -146,16 +152,22 @@ class LoadedRun:
             "preconditioner also works on the word embedding: build the index again"
         )
 
+    def _make_room(self) -> None:
+        """Forget loaded checkpoints before a further one would be too many; it has their size."""
+        sizes = [sum(one.nbytes for one in model.parameters()) for model in self._models.values()]
+        if not sizes:
+            return
+        free = free_bytes(torch.device(self._placed.device))  # half of it is left for passes
+        if sum(sizes) + max(sizes) > KEPT_BYTES or (free is not None and max(sizes) > free // 2):
+            for held in (self._models, self._computers, self._solving):
+                held.clear()
+
     def _model(self, step: CheckpointId) -> nn.Module:
         if step not in self._models:
             checkpoint = next(one for one in self.run.saved if one.id == step)
+            self._make_room()
             self.say(f"loading the model of {step}")
-            model = self.run.load(checkpoint)
-            models = [*self._models.values(), model]
-            if sum(parameter.nbytes for one in models for parameter in one.parameters()) > KEPT_BYTES:
-                for held in (self._models, self._computers, self._solving):
-                    held.clear()
-            self._models[step] = model
+            self._models[step] = self.run.load(checkpoint)
         return self._models[step]
 
 

@@ -68,6 +68,8 @@ def check_model(
 
 def _problems(method: Term, run: Run, model: nn.Module) -> Iterator[str]:
     name, task = method.name, run.task
+    if isinstance(method, Retaken) and run.placement.dtype != "float32":
+        yield f"{name} solves with the Hessian, for which {run.placement.dtype} is too coarse: take --dtype float32"
     if isinstance(method.objective, MaskedLoss) and not task.masks:
         yield (
             f"{name} draws masks (masked-loss), and this run is not a masked language model: leave mask_share and "

@@ -44,6 +44,12 @@ def holds_layers(folder: Path, names: Sequence[str]) -> bool:
     return plan.is_file() and any(block.name in names for block in read_json(plan, Plan).blocks)
 
 
+def planned_batch_size(folder: Path) -> int | None:
+    """The batch size of an existing index; None where there is none."""
+    plan = Layout(folder).plan
+    return read_json(plan, Plan).source.batch_size if plan.is_file() else None
+
+
 def plan_segments(lengths: Int[np.ndarray, " n"], width: int, most: int, first: int) -> list[SegmentPlan]:
     """Split a training set into segments of neighbouring rows, and each segment into shards of similar length."""
     cuts: list[SegmentPlan] = []

@@ -116,7 +116,7 @@ class DoraLinear(nn.Module):
         bias = cast("Tensor | None", self.base_layer.bias)
         plain = self.base_layer(x) if bias is None else self.base_layer(x) - bias
         low = self.lora_B[ADAPTER](self.lora_A[ADAPTER](x)) * self.scaling
-        made = self.lora_magnitude_vector[ADAPTER]((plain + low) / self.norm)
+        made = self.lora_magnitude_vector[ADAPTER]((plain + low) / self.norm.to(plain.dtype))
         return made if bias is None else made + bias
 
 
@@ -178,7 +178,7 @@ class _Dora(_LowRank):
     def forward(self, x: Tensor) -> Tensor:
         """Add the factors to the base layer's output and give every column its magnitude."""
         plain = self.plain(x, self.base) * self.scale
-        return self.lora_magnitude_vector((plain + super().forward(x)) / self.norm)
+        return self.lora_magnitude_vector((plain + super().forward(x)) / self.norm.to(plain.dtype))
 
 
 class _Tokens(nn.Module):
@@ -188,7 +188,9 @@ class _Tokens(nn.Module):
         super().__init__()
         self.trainable_tokens = nn.Embedding(int(rows.shape[0]), int(rows.shape[1]), _weight=rows)
         self.trainable_tokens.weight = rows
-        self.factor, self.indices = factor, indices
+        self.factor = factor
+        self.indices: Tensor
+        self.register_buffer("indices", indices, persistent=False)
         self.places: Tensor
         places = torch.full((size,), -1).index_copy(0, indices, torch.arange(len(indices)))
         self.register_buffer("places", places, persistent=False)
@@ -196,7 +198,8 @@ class _Tokens(nn.Module):
     def forward(self, x: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
         """Look the trained rows up; zero for all other tokens."""
         places = self.places[x]
-        return self.trainable_tokens(places.clamp(min=0)) * ((places >= 0) * self.factor)[..., None]
+        rows = self.trainable_tokens(places.clamp(min=0))
+        return rows * ((places >= 0) * self.factor).to(rows.dtype)[..., None]
 
 
 class _TokenLogits(nn.Module):
@@ -206,7 +209,9 @@ class _TokenLogits(nn.Module):
         super().__init__()
         self.trainable_tokens = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
         self.trainable_tokens.weight = rows
-        self.indices, self.size = indices, size
+        self.size = size
+        self.indices: Tensor
+        self.register_buffer("indices", indices, persistent=False)
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
         """Place the logits of the trained rows; zero for all other tokens."""
@@ -259,7 +264,7 @@ def _with_tokens(layer: Any, tables: dict[int, nn.Parameter]) -> nn.Module:
     base = layer.base_layer
     rows, indices = layer.trainable_tokens_delta[ADAPTER], torch.tensor(layer.token_indices[ADAPTER])
     if id(base.weight) not in tables:
-        merged = base.weight.detach().index_copy(0, indices, rows.detach())
+        merged = base.weight.detach().index_copy(0, indices, rows.detach().to(base.weight.dtype))
         tables[id(base.weight)] = nn.Parameter(merged, requires_grad=False)
     size, scale = base.weight.shape[0], float(getattr(base, "embed_scale", 1.0))
     embeds = isinstance(base, nn.Embedding)

@@ -130,7 +130,7 @@ def load_base(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False,
             f"the adapter in {folder} was trained with tokens that {base.name} lacks, and their rows before training "
             "are not known: give the columns ref_chosen_logps and ref_rejected_logps"
         )
-    return model.eval()
+    return card.placement.put(model).eval()
 
 
 def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
@@ -366,7 +366,7 @@ def _load_base(folder: Path, base: Base, card: ModelInfo, trust_remote_code: boo
     rows = resized_rows(folder, adapter_settings(folder), model, base.name)
     if rows is not None:
         cast("Any", model).resize_token_embeddings(rows, mean_resizing=False)
-    return LoadedBase(card.placement.put(model), report.missing)
+    return LoadedBase(model, report.missing)
 
 
 def _width(task: Task) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class Placement:
         return f"{device_name(self.device)}, {self.dtype}"
 
     def put(self, model: nn.Module) -> nn.Module:
-        """Move a model there.
+        """Move a model there, in its precision.
 
         Args:
             model: on the host.
@@ -80,14 +80,13 @@ class Placement:
         Raises:
             InputError: the device has no room for it.
         """
-        if self.device.startswith("cuda") and self.dtype == "float32":
-            torch.backends.cudnn.allow_tf32 = False  # convolutions would keep 10 bits of their numbers
         try:
-            return _cast(model, self.precision).to(self.device)
+            return _cast(model, self).to(self.device)
         except torch.OutOfMemoryError as error:
             size = sum(one.nbytes for one in model.parameters())
+            shown = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
             raise InputError(
-                f"{device_name(self.device)} has no room for the model of {size / 2**30:.1f} GB: free its memory, take "
+                f"{device_name(self.device)} has no room for the model of {shown}: free its memory, take "
                 "--dtype bfloat16 (dtype=), or run on the CPU with --device cpu (device=)"
             ) from error
 
@@ -96,19 +95,28 @@ HERE = Placement()
 """The CPU in 32 bits."""
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Change the precision of what a model's files hold; other tables, such as rotary frequencies, stay exact."""
-    kept = set(model.state_dict(keep_vars=True))
-    tables = cast("Iterable[tuple[str, Tensor]]", model.named_buffers())
-    for one in (*model.parameters(), *(table for name, table in tables if name in kept)):
-        if one.is_floating_point() and one.dtype != dtype:
-            one.data = one.data.to(dtype)
+def _cast(model: nn.Module, placement: Placement) -> nn.Module:
+    """Change the precision of weights, but for those that a model keeps in 32 bits; tables it computes stay exact."""
+    if placement.dtype == "float32":
+        return model.float()
+    inner: Any = getattr(model, "get_base_model", lambda: model)()
+    kept = set(getattr(inner, "_keep_in_fp32_modules_strict", None) or ())
+    kept |= set(getattr(inner, "_keep_in_fp32_modules", None) or ()) if placement.dtype == "float16" else set[str]()
+    for name, one in model.named_parameters():
+        if one.is_floating_point() and kept.isdisjoint(name.split(".")):
+            one.data = one.data.to(placement.precision)
     return model
+
+
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether numbers have 16 bits."""
+    return dtype in _HALF
 
 
 def devices() -> list[str]:
     """The devices that exist, as they are named in options."""
-    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0  # a driver may be there and not work
+    found = ["cpu", *(f"cuda:{number}" for number in range(count))]
     return [*found, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 

@@ -15,6 +15,7 @@ _SHOWN = {
     "source fingerprint": "fingerprints data",
     "source n": "number of rows",
     "source batch_size": "--batch-size",
+    "fingerprints dtype": "--dtype",
     "source segments": "number of rows (--segment-rows) of segment",
 }
 """Names of fields in the user's words, where the field name alone is unclear."""
@@ -132,6 +133,8 @@ def _difference(name: str, there: object, here: object) -> tuple[str, object, ob
         unlike = next(((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1]), None)
         if unlike is not None:
             return _difference(f"{name} {unlike[0] + 1}", *unlike[1])
+    if name == "--dtype":  # noted only where it is another
+        there, here = there or "float32", here or "float32"
     return name, _short(cast("object", there)), _short(cast("object", here))
 
 

@@ -31,6 +31,7 @@ from proponent.models.recorder import CHECKPOINTS, FRESH, RUN_FILE
 from proponent.models.scratch import name_tokenizer, wordpiece
 from proponent.training.fact_steps import FactLoop, TouchedRows, steps_in_closed_form
 from proponent.training.loop import InPlace, TrainingLoop
+from proponent.training.precision import refuse_half
 from proponent.training.rerun import RunProblem, fingerprint, write_run
 from proponent.training.schedule import Settings, Step
 from proponent.training.trainer import Training, empty_folder, label_names, untrained, whole_or_gone
@@ -173,6 +174,8 @@ def train_one_by_one(examples: Examples, out: str | Path, training: Training, ho
         run = Run.from_pretrained(folder / INITIAL, **asdict(training.placement))
         length = min(training.max_length, run.most_tokens or training.max_length)
         loop = _loop(run, examples, (), _settings(training, how), how.negatives, length)
+        if isinstance(loop, FactLoop):
+            refuse_half(run, "a training on facts one by one")
         recorders: list[ChangeRecorder] = []
 
         def around(model: nn.Module, optimizer: InPlace) -> InPlace:

@@ -371,12 +371,6 @@ def write_run(
     return Run.from_pretrained(folder, trust_remote_code=run.trust_remote_code, **asdict(run.placement))
 
 
-def in_32_bits(run: Run) -> Run:
-    """The run with weights in 32 bits, on its device: for what moves them by less than half precision can tell."""
-    whole = replace(run.placement, dtype="float32")
-    return run if whole == run.placement else replace(run, info=replace(run.info, placement=whole))
-
-
 def _counted_as(problem: RunProblem, counting: Counting) -> dict[str, Any]:
     """A run's record of how its rows became tokens, as the Recorder writes it."""
     own = getattr(problem.run.tokenizer, "chat_template", None)
