@@ -20,6 +20,8 @@ from proponent.cli.options import (
     RunFolder,
 )
 from proponent.cli.rollback import ChangeOptions
+from proponent.cli.slurm import script_of
+from proponent.errors import InputError
 
 if TYPE_CHECKING:
     from proponent.index import Index
@@ -157,8 +159,17 @@ def index(
         typer.Option(metavar="i/N", help="Compute part i of N (0-based); the last part seals the index."),
     ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Check every byte; recompute damaged parts.")] = False,
+    slurm: Annotated[
+        str | None,
+        typer.Option(metavar="N", callback=script_of, help="Print a Slurm array script of N parts, and do no more."),
+    ] = None,
 ) -> None:
     """Build the index of a training set under a method, or resume an unfinished one."""
+    if slurm is not None:
+        if shard is not None:
+            raise InputError("--slurm N shares the shards out itself: leave --shard out")
+        typer.echo(slurm)
+        return
     settings: dict[str, Any] = building.settings() | {"append": append, "shard": shard, "repair": repair}
     settings |= vars(counting)
     from proponent.api import build

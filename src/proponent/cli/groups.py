@@ -46,7 +46,8 @@ class PanelCommand(TyperCommand):
     """A command whose help has one section per option group; an option `NAME...` takes all words that follow it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat the name of an option that takes several words before each of them."""
+        """Keep the words, and repeat the name of an option that takes several of them before each."""
+        ctx.meta["proponent.words"] = list(args)
         several = {name for one in self.params if (one.metavar or "").endswith("...") for name in one.opts}
         return super().parse_args(ctx, _repeated(args, several & {word for word in args if word.startswith("--")}))
 
