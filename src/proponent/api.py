@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from proponent.data import Columns, read
 from proponent.errors import InputError
@@ -119,15 +119,8 @@ def build(
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
     build_index(one, examples, Path(out), wanted, options)
-    trusted, partial = one.trust_remote_code, shard is not None
-    return Index(
-        out,
-        one.joined or one.path,
-        base=one.info.base,
-        trust_remote_code=trusted,
-        partial=partial,
-        device=one.placement.device,
-    )
+    how = {"trust_remote_code": one.trust_remote_code, "partial": shard is not None, "device": one.placement.device}
+    return Index(out, one.joined or one.path, base=one.info.base, **cast("Any", how))
 
 
 def open(  # noqa: A001 # the verb that users know

@@ -133,9 +133,10 @@ def _difference(name: str, there: object, here: object) -> tuple[str, object, ob
         unlike = next(((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1]), None)
         if unlike is not None:
             return _difference(f"{name} {unlike[0] + 1}", *unlike[1])
+    both = [cast("object", there), cast("object", here)]
     if name == "--dtype":  # noted only where it is another
-        there, here = there or "float32", here or "float32"
-    return name, _short(cast("object", there)), _short(cast("object", here))
+        both = ["float32" if one is None else one for one in both]
+    return name, _short(both[0]), _short(both[1])
 
 
 def _short(value: object) -> str:
