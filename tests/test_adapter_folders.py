@@ -244,6 +244,6 @@ def test_the_notes_say_what_was_trained(base: Path, tmp_path: Path) -> None:
     ]
     assert "LoRA of rank 2 on q_proj, down_proj (" in notes[0]
     assert "did not train the word embedding" in notes[0]
-    assert "LoRA (rsLoRA) of rank 2 on embed_tokens, q_proj, down_proj (" in notes[1]
+    assert "LoRA (rsLoRA) of rank 2 on q_proj, down_proj and embed_tokens saved whole (" in notes[1]
     assert "did not train" not in notes[1]
     assert json.loads((saved / "adapter_config.json").read_text())["use_rslora"]
