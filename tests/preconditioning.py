@@ -86,7 +86,7 @@ class FakeComputer:
     """Layers without a model."""
 
     layers: Vectors
-    model: Any = None
+    model: Any = field(default_factory=lambda: torch.nn.Linear(1, 1))  # on the CPU
     table: tuple[int, int] = (0, 0)
     elementwise: Any = None
 
