@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from proponent.errors import InputError
-from proponent.models.placement import full_dtype
 from proponent.training.loop import Problem, gradient, one_thread
 from proponent.training.schedule import Step, advance
 
@@ -30,7 +29,6 @@ def tail_patch(
     """Take one step on each proponent, measure, and undo it."""
     if len({len(one) for one in proponents}) > 1:
         raise InputError("every query needs the same number of proponents")
-    model.to(full_dtype(next(model.parameters()).dtype))  # a step may be less than half precision can tell
     model.eval().requires_grad_(requires_grad=True)
     kept = {name: one.detach().clone() for name, one in model.named_parameters()}
     with one_thread():

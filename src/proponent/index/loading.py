@@ -13,6 +13,7 @@ from torch import nn
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.computer import GradientComputer, GradientSpec
 from proponent.gradients.layer_vectors import LayerVectors
+from proponent.index.model_check import too_coarse
 from proponent.index.planning import planned_blocks
 from proponent.index.row_check import tell_batches
 from proponent.method import Retaken
@@ -51,11 +52,9 @@ class LoadedRun:
         self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
         device, dtype = placed
         self._placed = Placement.of(device, dtype or store.plan.fingerprints.get("dtype", "float32"))
-        if isinstance(store.plan.term, Retaken) and self._placed.dtype != "float32":
-            raise InputError(
-                f"{store.plan.term.name} solves with the Hessian, for which {self._placed.dtype} is too coarse: leave "
-                "--dtype out (dtype=)"
-            )
+        coarse = too_coarse(store.plan.term, self._placed.dtype)
+        if coarse is not None:
+            raise InputError(coarse)
         self._base = base if base is not None else store.plan.base
         named = run if run is not None else store.plan.joined or store.plan.run
         folders = [named] if isinstance(named, str | Path) else named

@@ -66,10 +66,18 @@ def check_model(
     return CheckedMethod(method, spec, layers, shapes, table, fitters, facts)
 
 
+def too_coarse(method: Term, dtype: str) -> str | None:
+    """Say why a method does not work in half precision."""
+    if dtype == "float32" or not isinstance(method, Retaken):
+        return None
+    return f"{method.name} solves with the Hessian, for which {dtype} is too coarse: leave --dtype out (dtype=)"
+
+
 def _problems(method: Term, run: Run, model: nn.Module) -> Iterator[str]:
     name, task = method.name, run.task
-    if isinstance(method, Retaken) and run.placement.dtype != "float32":
-        yield f"{name} solves with the Hessian, for which {run.placement.dtype} is too coarse: take --dtype float32"
+    coarse = too_coarse(method, run.placement.dtype)
+    if coarse is not None:
+        yield coarse
     if isinstance(method.objective, MaskedLoss) and not task.masks:
         yield (
             f"{name} draws masks (masked-loss), and this run is not a masked language model: leave mask_share and "
