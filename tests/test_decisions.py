@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,45 @@ def test_the_last_decision_stands_and_undo_takes_steps_back(store: Store) -> Non
     assert made.current == {}
     assert made.undo() == ()
     assert made.steps == 0
+
+
+def test_undo_of_the_same_step_takes_one_step_back_however_often(store: Store) -> None:
+    made = Decisions.of(store)
+    for name in ("n0", "n1", "n2"):
+        made.decide([name], "drop")
+    step, _ = made.last_step
+    outcomes: list[int] = []
+    threads = [threading.Thread(target=lambda: outcomes.append(len(made.undo(step)))) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert sorted(outcomes) == [0] * 7 + [1]
+    assert set(Decisions.of(store).current) == {"n0", "n1"}
+
+
+def test_undo_of_a_step_that_is_no_longer_the_last_is_refused(store: Store) -> None:
+    made = Decisions.of(store)
+    made.decide(["n0"], "drop")
+    step, _ = made.last_step
+    made.decide(["n1"], "drop")
+    with pytest.raises(InputError, match="another decision was made since"):
+        made.undo(step)
+    assert set(made.current) == {"n0", "n1"}
+    assert step != made.last_step[0] != 0
+
+
+def test_a_file_that_grows_is_read_from_where_it_was_and_a_changed_one_anew(store: Store) -> None:
+    made = Decisions.of(store)
+    for name in ("n0", "n1", "n2"):
+        made.decide([name], "drop")
+        assert name in made.current
+    made.undo()
+    assert set(made.current) == {"n0", "n1"}
+    lines = made.path.read_bytes().splitlines(keepends=True)
+    assert made._start.lines == len(lines) == 4
+    made.path.write_bytes(lines[1] + lines[2] + lines[0].replace(b"n0", b"n3") + lines[1])
+    assert set(made.current) == {"n1", "n2", "n3"} == set(Decisions.of(store).current)
 
 
 def test_clear_takes_one_decision_back_and_is_a_step_itself(store: Store) -> None:

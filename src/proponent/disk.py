@@ -1,12 +1,15 @@
 """All writes go through here: the atomic writer, the handler of a full disk, and operations that tests make fail.
 
-Writing never maps a file: on a full disk the process would be killed by SIGBUS instead of one call failing.
+Files and whole folders get their final name when they are complete and synced, never before. Writing never maps a file:
+on a full disk the process would be killed by SIGBUS instead of one call failing.
 """
 
 import errno
 import io
 import os
+import shutil
 import stat
+import tempfile
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,24 +17,27 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from proponent.errors import DiskFullError, InputError
+from proponent.notices import say_once
 
 TEMPORARY = ".tmp"
 LONGEST_NAME = 200
 """Maximum bytes of a name that its temporary name repeats; file systems allow 255."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_NO_LINK = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_PLACE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG}
+_OTHER = {errno.ELOOP: "it is a symbolic link"}
 
 Made = TypeVar("Made")
 
 # ---- single operations ----------------------------------------------------------------------------------------------
 
 
-def create(path: Path, size: int = 0) -> int:
-    """Open a new or emptied file for writing."""
+def create(path: Path, size: int = 0, mode: int = 0o666) -> int:
+    """Open a new or emptied file for writing; a new one gets the mode, less the umask."""
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    opened = os.open(path, flags, 0o666)
+    opened = os.open(path, flags, mode)
     if size and hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(opened, 0, size)
@@ -100,18 +106,36 @@ def write_all(opened: int, data: bytes | memoryview, at: int) -> int:
     return at
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync the names in a folder to disk, where the system supports it."""
-    if os.name == "nt":  # Windows cannot open a folder
-        return
-    opened = os.open(folder, os.O_RDONLY)
+def sync_file(opened: int, path: Path) -> None:
+    """Sync the contents of a file to disk; a file system that cannot is named once."""
     try:
         sync(opened)
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise
-    finally:
-        close(opened)
+        _say_unsynced(path.parent, "files")
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync the names in a folder to disk; a file system that cannot is named once."""
+    if os.name == "nt":  # Windows cannot open a folder
+        return
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            sync(opened)
+        finally:
+            close(opened)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+        _say_unsynced(folder, "folders")
+
+
+def _say_unsynced(folder: Path, what: str) -> None:
+    say_once(
+        f"{folder}: this file system cannot sync {what}: it works, but after a power cut the newest files may be gone"
+    )
 
 
 def make_folder(folder: Path) -> None:
@@ -124,7 +148,28 @@ def make_folder(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-# ---- a full disk ----------------------------------------------------------------------------------------------------
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_all_in(folder: Path) -> None:
+    """Remove all that is in a folder, if it exists."""
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+        remove_tree(entry)
+
+
+@contextmanager
+def scratch_folder(home: Path | None = None, prefix: str = "proponent-") -> Generator[Path]:
+    """Create a folder for files that nobody keeps, in `home` or where the system has them, and remove it afterwards."""
+    with tempfile.TemporaryDirectory(dir=home, prefix=prefix) as name:
+        yield Path(name)
+
+
+# ---- a full disk, a place that cannot be written to -----------------------------------------------------------------
 
 
 def is_full(error: BaseException) -> bool:
@@ -143,10 +188,23 @@ def full_disk_named(path: object) -> Generator[None]:
     """Convert "no space left" to an error that names the file."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL:
+    except DiskFullError:
+        raise
+    except Exception as error:
+        if is_full(error):
             raise DiskFullError(f"{path}: no space left to write it: free some space and run again") from error
         raise
+
+
+@contextmanager
+def unwritable_named(path: object) -> Generator[None]:
+    """Convert the other errors of the system to one that names the file and a way out."""
+    try:
+        yield
+    except OSError as error:
+        reason = _OTHER.get(error.errno or 0) or error.strerror or type(error).__name__
+        way = "; choose an existing folder that you can write to" if error.errno in _NO_PLACE else ""
+        raise InputError(f"{path} cannot be written ({reason}){way}") from error
 
 
 # ---- whole files ----------------------------------------------------------------------------------------------------
@@ -158,20 +216,31 @@ def temporary(path: Path) -> Path:
     return path.with_name(f"{name}.{os.getpid()}.{threading.get_native_id()}{TEMPORARY}")
 
 
-def publish(path: Path, fill: Callable[[int], Made], size: int = 0, *, replace: bool = True) -> Made:
+def publish(
+    path: Path,
+    fill: Callable[[int], Made],
+    size: int = 0,
+    *,
+    replace: bool = True,
+    mode: int | None = None,
+    private: bool = False,
+) -> Made:
     """Fill a file under a temporary name, sync it, then rename it: the file is either complete or absent."""
     fresh = temporary(path)
     with full_disk_named(path):
         try:
-            opened = create(fresh, size)
+            opened = create(fresh, size, 0o600) if private else create(fresh, size)
             try:
                 made = fill(opened)
-                sync(opened)
+                if mode is not None:
+                    fresh.chmod(mode)
+                sync_file(opened, path)
             finally:
                 close(opened)
-            if not replace and os.path.lexists(path):
-                raise InputError(f"{path} exists already and is not overwritten: choose another name")
-            rename(fresh, path)
+            if replace:
+                rename(fresh, path)
+            else:
+                _rename_to_new(fresh, path)
             sync_folder(path.parent)
         except BaseException:
             # on a full disk the space is needed; after Ctrl-C no temporary file may remain
@@ -180,10 +249,30 @@ def publish(path: Path, fill: Callable[[int], Made], size: int = 0, *, replace: 
     return made
 
 
+def _rename_to_new(fresh: Path, path: Path) -> None:
+    """Give a file its final name unless another file has it, even one that appears at this moment."""
+    try:
+        os.link(fresh, path)
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        if os.path.lexists(path):  # a file system without hard links: another writer could still come between
+            raise _exists(path) from error
+        rename(fresh, path)
+        return
+    remove(fresh)
+
+
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path} exists already and is not overwritten: choose another name")
+
+
 def write_stream(path: Path, fill: Callable[[IO[bytes]], Made], *, replace: bool = True) -> Made:
     """Write one of the user's files: the existing file is replaced only when the new one is complete."""
     target = Path(os.path.realpath(path))  # a link stays in place, the file it points to is replaced
-    try:
+    with unwritable_named(path):
         mode = target.stat().st_mode if target.exists() else None
         if mode is not None and not stat.S_ISREG(mode):  # a device or a pipe cannot be replaced by a rename
             with full_disk_named(path), path.open("wb") as file:
@@ -193,19 +282,84 @@ def write_stream(path: Path, fill: Callable[[IO[bytes]], Made], *, replace: bool
             with io.BufferedWriter(_Sink(opened), 1 << 20) as file:
                 return fill(file)
 
-        made = publish(target, fill_file, replace=replace)
-        if mode is not None:
-            target.chmod(stat.S_IMODE(mode))
-        return made
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        way = "; choose an existing folder that you can write to" if error.errno in _NO_PLACE else ""
-        raise InputError(f"{path} cannot be written ({reason}){way}") from error
+        return publish(target, fill_file, replace=replace, mode=None if mode is None else stat.S_IMODE(mode))
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file from bytes that are all in memory."""
     write_stream(path, lambda file: file.write(data))
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a new file that only its owner can read; an existing one is not replaced."""
+    with unwritable_named(path):
+        publish(path, lambda opened: write_all(opened, data, 0), replace=False, private=True)
+
+
+# ---- whole folders --------------------------------------------------------------------------------------------------
+
+
+def write_folder(path: Path, fill: Callable[[Path], Made], *, replace: bool = False) -> Made:
+    """Write a folder of files: it is filled under a temporary name and synced, then renamed.
+
+    Args:
+        path: the folder; it must be new or empty, unless it may be replaced.
+        fill: writes all files into the folder that it is given.
+        replace: whether a folder with files is replaced.
+
+    Returns:
+        What `fill` returns.
+
+    Raises:
+        InputError: the folder has files, or its place cannot be written to.
+        DiskFullError: there is no space left.
+    """
+    fresh = temporary(path)
+    with unwritable_named(path), full_disk_named(path):
+        _refuse_held(path, replace=replace)
+        make_folder(path.parent)
+        remove_tree(fresh)
+        try:
+            make_one_folder(fresh)
+            made = fill(fresh)
+            _sync_tree(fresh)
+            _refuse_held(path, replace=replace)
+            _move_aside(path)
+            rename(fresh, path)
+            sync_folder(path.parent)
+        except BaseException:
+            remove_tree(fresh)
+            raise
+    return made
+
+
+def _refuse_held(path: Path, *, replace: bool) -> None:
+    if os.path.lexists(path) and not path.is_dir():
+        raise InputError(f"{path} exists already and is no folder: choose another name")
+    if not replace and path.is_dir() and any(path.iterdir()):
+        raise InputError(f"{path} has files already and is not replaced: choose another folder")
+
+
+def _move_aside(path: Path) -> None:
+    """Free the name of a folder; a process that is killed here leaves no folder that looks complete."""
+    if not path.is_dir():
+        return
+    old = path.with_name(f"{path.name[: LONGEST_NAME // 4]}.old.{os.getpid()}.{threading.get_native_id()}{TEMPORARY}")
+    rename(path, old)
+    remove_tree(old)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            sync_folder(path)
+            continue
+        opened = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            sync_file(opened, path)
+        finally:
+            close(opened)
+    sync_folder(folder)
 
 
 class _Sink(io.RawIOBase):

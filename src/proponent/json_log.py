@@ -5,62 +5,71 @@ lock can leave a partial line; the next writer cuts it off.
 """
 
 import contextlib
-import errno
 import json
 import os
-import stat
-import threading
-from collections import defaultdict
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from proponent import disk
-from proponent.errors import InputError
+from proponent.locks import BINARY, alone, refuse_other_kinds
 
-try:
-    import fcntl
-except ImportError:  # Windows: threads of one process exclude each other, processes do not
-    fcntl = None
-
-_THREADS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""One lock per file: some file systems assign file locks to processes, not to open files."""
-
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-_BINARY = getattr(os, "O_BINARY", 0)
+Record = Mapping[str, Any]
 
 
-def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Append a record; on any failure the file is unchanged."""
-    line = (json.dumps(record, ensure_ascii=True) + "\n").encode()  # ASCII: a lone surrogate of an id survives
-    with disk.full_disk_named(path), _alone(path) as opened:
+def append(path: Path, record: Record | Callable[[], Record | None]) -> bool:
+    """Append a record; on any failure the file is unchanged.
+
+    Args:
+        path: the log; it is created if it is missing.
+        record: the record, or a function that makes it while no other writer can append; None appends nothing.
+
+    Returns:
+        Whether a record was appended.
+
+    Raises:
+        DiskFullError: there is no space left.
+        InputError: the log is not a regular file, or cannot be written.
+    """
+    with disk.unwritable_named(path), disk.full_disk_named(path), alone(path) as opened:
+        made = record() if callable(record) else record
+        if made is None:
+            return False
+        line = (json.dumps(made, ensure_ascii=True) + "\n").encode()  # ASCII: a lone surrogate of an id survives
         end = os.fstat(opened).st_size
         whole, ending = _settled(opened, end)
         try:
             if whole < end:
                 disk.truncate(opened, whole)
             disk.write_all(opened, ending + line, whole)
-            disk.sync(opened)
+            disk.sync_file(opened, path)
         except BaseException:
-            disk.truncate(opened, whole)
+            with contextlib.suppress(OSError):  # the first error is the one to report
+                disk.truncate(opened, whole)
             raise
         if end == 0:
             disk.sync_folder(path.parent)
+    return True
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read the whole log; the last line may be incomplete."""
+    opened = os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))
+    with open(opened, "rb") as file:  # noqa: PTH123 - it is open already
+        refuse_other_kinds(path, opened)
+        return file.read()
 
 
 def read_lines(path: Path) -> list[bytes]:
     """Read all lines; the last line may be incomplete."""
-    opened = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0))
-    with open(opened, "rb") as file:  # noqa: PTH123 - it is open already
-        _refuse_other_kinds(path, opened)
-        return file.read().split(b"\n")
+    return read_bytes(path).split(b"\n")
 
 
 def _settled(opened: int, end: int) -> tuple[int, bytes]:
     """Offset of the next record, and the bytes that must end the line before; a partial line is ignored."""
-    at = end
-    while at > 0 and _read(opened, 1, at - 1) != b"\n":
-        at -= 1
+    at = _line_start(opened, end)
+    if at == end:
+        return end, b""
     try:
         json.loads(_read(opened, end - at, at))
     except ValueError:
@@ -68,35 +77,25 @@ def _settled(opened: int, end: int) -> tuple[int, bytes]:
     return end, b"\n"
 
 
+def _line_start(opened: int, end: int) -> int:
+    """Where the unfinished last line begins."""
+    at = end
+    while at > 0:
+        step = min(4096, at)
+        place = _read(opened, step, at - step).rfind(b"\n")
+        if place >= 0:
+            return at - step + place + 1
+        at -= step
+    return 0
+
+
 def _read(opened: int, size: int, at: int) -> bytes:
+    parts: list[bytes] = []
     os.lseek(opened, at, os.SEEK_SET)
-    return os.read(opened, size)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Generator[int]:
-    """Open a log for appending while no other thread or process does."""
-    with _THREADS[os.path.realpath(path)]:
-        opened = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS | _BINARY, 0o644)
-        try:
-            _refuse_other_kinds(path, opened)
-            _lock(path, opened)
-            yield opened
-        finally:
-            os.close(opened)
-
-
-def _lock(path: Path, opened: int) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}:
-            raise
-        raise InputError(f"{path}: this file system cannot lock files: copy the index to a local disk") from error
-
-
-def _refuse_other_kinds(path: Path, opened: int) -> None:
-    if not stat.S_ISREG(os.fstat(opened).st_mode):
-        raise InputError(f"{path} is not a regular file: move it away")
+    while size > 0:
+        part = os.read(opened, size)
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

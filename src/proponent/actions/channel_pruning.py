@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 
 from proponent.actions.channel_influence import ORDERS, ChannelInfluence, Order, channel_influence
 from proponent.actions.text_overlap import shared_rows
-from proponent.disk import make_folder, write_bytes
+from proponent.disk import write_bytes
 from proponent.errors import InputError
 from proponent.evaluate.chat import as_questions, layout_of
 from proponent.gradients.channel_gates import Gates
@@ -36,6 +36,7 @@ from proponent.models.prunable import (
     sites_of,
     smaller_configuration,
 )
+from proponent.models.saving import save_model
 from proponent.progress import track
 from proponent.training.loop import InPlace, gradient, one_thread
 from proponent.training.precision import refuse_half
@@ -271,12 +272,10 @@ class Pruner:
 
     def save(self, pruned: Pruned, folder: Path) -> None:
         """Write a folder for plain `from_pretrained`: smaller, or whole with its masks beside it."""
-        make_folder(folder)
-        cast("Any", pruned.model).save_pretrained(folder)
-        self.run.tokenizer.save_pretrained(folder)
         plan = {site.name: own.tolist() for site, own in zip(pruned.sites, pruned.kept, strict=True)}
         said = {"version": 1, "kind": self.settings.kind, "masked": pruned.gates is not None, "kept": plan}
-        write_bytes(folder / MASK_FILE, (json.dumps(said) + "\n").encode())
+        mask = (json.dumps(said) + "\n").encode()
+        save_model(folder, pruned.model, self.run.tokenizer, further=lambda home: write_bytes(home / MASK_FILE, mask))
 
 
 def _drawn(sites: Sequence[Site], seed: int, number: int) -> list[Float[np.ndarray, " c"]]:

@@ -5,11 +5,15 @@ Neither the index nor the data set that it was built from is changed.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
+
+import xxhash
 
 from proponent import json_log
 from proponent.errors import DataError, InputError, LabelError
@@ -37,7 +41,7 @@ class Decisions:
     def __init__(self, index: Path, names: Sequence[str] | None, data: str = "") -> None:
         self.path = index.with_name(index.name + SUFFIX)
         self._names, self._data = names, data
-        self._state = _Log()
+        self._state, self._start, self._reading = _Log(), _Start(), threading.Lock()
 
     @classmethod
     def of(cls, store: Store) -> "Decisions":
@@ -57,7 +61,13 @@ class Decisions:
     @property
     def last(self) -> tuple[Decision, ...]:
         """The decisions that undo would take back."""
-        return tuple(next(reversed(self._read().steps), ()))
+        return self.last_step[1]
+
+    @property
+    def last_step(self) -> tuple[int, tuple[Decision, ...]]:
+        """Number of the last step, which no other step ever gets, and its decisions; 0 and none without a step."""
+        steps = self._read().steps
+        return (steps[-1].number, steps[-1].decisions) if steps else (0, ())
 
     @property
     def foreign(self) -> int:
@@ -76,11 +86,32 @@ class Decisions:
         step = [{"id": one, "act": known} | ({} if label is None else {"label": label}) for one, label in made]
         self._append({"step": step, "when": _now(), "data": self._data})
 
-    def undo(self) -> tuple[Decision, ...]:
-        """Undo the last step."""
-        taken = self.last
-        if taken:
-            self._append({"undo": True, "when": _now()})
+    def undo(self, step: int | None = None) -> tuple[Decision, ...]:
+        """Undo the last step.
+
+        Args:
+            step: the number of the step that must still be the last one; None takes whichever is. Two undos of the
+                same step undo it once.
+
+        Returns:
+            The decisions that were taken back; none if there is no step, or this one was undone before.
+
+        Raises:
+            InputError: another step was made after this one.
+        """
+        taken: tuple[Decision, ...] = ()
+
+        def record() -> dict[str, Any] | None:
+            nonlocal taken
+            steps = self._read().steps
+            if not steps or (step is not None and all(one.number != step for one in steps)):
+                return None
+            if step is not None and steps[-1].number != step:
+                raise InputError("another decision was made since: look at the last decision, and undo that one first")
+            taken = steps[-1].decisions
+            return {"undo": True, "when": _now()}
+
+        self._append(record)
         return taken
 
     def _check(self, label: str | None) -> None:
@@ -91,9 +122,8 @@ class Decisions:
         if label not in self._names:
             raise LabelError(f"unknown class {label!r}{nearest(label, self._names)}; classes: {', '.join(self._names)}")
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: dict[str, Any] | Callable[[], dict[str, Any] | None]) -> None:
         json_log.append(self.path, line)
-        self._state = _Log()
 
     def _read(self) -> "_Log":
         """The content of the file, read again if it changed; threads never share an incomplete state."""
@@ -101,45 +131,90 @@ class Decisions:
             found = self.path.stat()
         except OSError:
             return _Log()
-        seen, state = (found.st_size, found.st_mtime_ns), self._state
+        seen, state = (found.st_ino, found.st_size, found.st_mtime_ns), self._state
         if state.seen == seen:
             return state
-        self._state = state = self._parsed(seen)
+        with self._reading:
+            self._state = state = replace(self._parsed(), seen=seen)
         return state
 
-    def _parsed(self, seen: tuple[int, int]) -> "_Log":
-        steps: list[list[Decision]] = []
-        foreign = 0
-        lines = json_log.read_lines(self.path)
-        for number, line in enumerate(lines, 1):
+    def _parsed(self) -> "_Log":
+        """Read the file; of one that only grew, what was added."""
+        content = json_log.read_bytes(self.path)
+        start = self._start if self._start.begins(content) else _Start()
+        *lines, tail = content[start.size :].split(b"\n")
+        log = self._extended(start.log, lines, start.lines)
+        size = len(content) - len(tail)
+        self._start = _Start(size, xxhash.xxh3_128_digest(content[:size]), start.lines + len(lines), log)
+        if tail:
+            with suppress(DataError):  # a line left incomplete by a killed process
+                log = self._extended(log, [tail], self._start.lines)
+        return log
+
+    def _extended(self, log: "_Log", lines: Sequence[bytes], before: int) -> "_Log":
+        """A log with more lines; line numbers go on from those before."""
+        steps, current, foreign = list(log.steps), dict(log.current), log.foreign
+        for number, line in enumerate(lines, before + 1):
             if not line:
                 continue
             try:
                 content = json.loads(line)
                 found = _step(content, self._names)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                if number == len(lines):  # a line left incomplete by a killed process
-                    break
                 raise DataError(
-                    f"{self.path}, line {number}: invalid decision ({error}): restore the file or move it away"
+                    f"{self.path}, line {number}: invalid decision ({error}): restore the file or move it away; if a "
+                    "newer version of proponent wrote it, use that version"
                 ) from error
             if found is not None:
-                steps.append(found)
+                steps.append(_Step(number, tuple(found)))
                 foreign += content.get("data") != self._data
+                _apply(found, current)
             elif steps:
                 steps.pop()
-        current = {one.id: one for step in steps for one in step}
-        return _Log(seen, steps, {name: one for name, one in current.items() if one.act != "clear"}, foreign)
+                current.clear()
+                for step in steps:
+                    _apply(step.decisions, current)
+        return _Log((-1, -1, -1), steps, current, foreign)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step: the number of its line, which no other step ever gets, and its decisions."""
+
+    number: int
+    decisions: tuple[Decision, ...]
 
 
 @dataclass(frozen=True)
 class _Log:
-    """A file of decisions as read, with its size and modification time at that moment."""
+    """A file of decisions as read, with its number, size and modification time at that moment."""
 
-    seen: tuple[int, int] = (-1, -1)
-    steps: list[list[Decision]] = field(default_factory=list[list[Decision]])
+    seen: tuple[int, int, int] = (-1, -1, -1)
+    steps: list[_Step] = field(default_factory=list[_Step])
     current: dict[str, Decision] = field(default_factory=dict[str, Decision])
     foreign: int = 0
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The complete lines at the start of a file: bytes, their digest, number of lines, content."""
+
+    size: int = 0
+    digest: bytes = b""
+    lines: int = 0
+    log: _Log = field(default_factory=_Log)
+
+    def begins(self, content: bytes) -> bool:
+        """Whether a file begins with these lines."""
+        return self.size <= len(content) and xxhash.xxh3_128_digest(content[: self.size]) == self.digest
+
+
+def _apply(decisions: Sequence[Decision], current: dict[str, Decision]) -> None:
+    for one in decisions:
+        if one.act == "clear":
+            current.pop(one.id, None)
+        else:
+            current[one.id] = one
 
 
 def _now() -> str:

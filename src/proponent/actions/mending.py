@@ -17,7 +17,6 @@ from torch import nn
 
 from proponent.actions.text_overlap import shared_rows
 from proponent.baselines import Baselines, Texts
-from proponent.disk import make_folder
 from proponent.errors import InputError, MismatchError
 from proponent.evaluate.deletion import random_like, top
 from proponent.evaluate.intervals import bootstrap, paired
@@ -25,6 +24,7 @@ from proponent.evaluate.report import figure, verdict
 from proponent.index import Index
 from proponent.models import Run
 from proponent.models.model_outputs import pooled_states
+from proponent.models.saving import save_model
 from proponent.progress import track
 from proponent.training.loop import InPlace, gradient, one_thread
 from proponent.training.rerun import RunProblem
@@ -270,9 +270,7 @@ class _Mender:
         anchors = tuple(np.sort(one) for one in np.array_split(every, min(self.settings.steps, len(every))))
         asked = replace(self, splits=(_Split(anchors, np.zeros(len(every), dtype=np.bool_)),))
         rows = [top(one, self.settings.rows, "helped") for one in asked._summed(asked._method_scores)]
-        make_folder(folder)
-        cast("Any", self.fine_tuned(rows)).save_pretrained(folder)
-        self.problem.run.tokenizer.save_pretrained(folder)
+        save_model(folder, self.fine_tuned(rows), self.problem.run.tokenizer)
 
 
 def _split(count: int, settings: MendSettings, seed: int) -> _Split:

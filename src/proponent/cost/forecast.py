@@ -16,7 +16,6 @@ from proponent.cost.measurements import (
     measure_disk,
     measure_scatter,
     peak_during,
-    scratch_folder,
     size,
     timed,
 )
@@ -112,7 +111,7 @@ def forecast(
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
-    with scratch_folder(folder) as scratch:
+    with index_scratch(folder) as scratch:
         return _Forecaster(run, examples, method, options, scratch, budget).whole()
 
 

@@ -1,11 +1,10 @@
 """Measurements behind a forecast: batches through the model, files written to disk, memory."""
 
 import hashlib
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 
 from proponent.data import Examples
-from proponent.errors import InputError
+from proponent.disk import remove, scratch_folder, unwritable_named
 from proponent.gradients.computer import GradientComputer
 from proponent.gradients.gradient import Gradient
 from proponent.models import Encoder
@@ -166,7 +165,7 @@ def measure_disk(folder: Path) -> Disk:
     small = [timed(partial(publish_tensors, folder / f"small-{i}", {"x": array[:64]})) for i in range(5)]
     file = sorted(small)[2]
     large = timed(partial(publish_tensors, folder / "large", {"x": array}))
-    (folder / "large").unlink()
+    remove(folder / "large")
     hashing = timed(lambda: hashlib.sha256(data).digest())
     return Disk(file, max(0.0, large - file) / PUBLISHED, hashing / PUBLISHED)
 
@@ -189,7 +188,7 @@ def measure_scatter(folder: Path, arrays: dict[str, np.ndarray], disk: Disk) -> 
     many = timed(lambda: write_postings(folder / "many", partial(shards, [arrays] * parts)))
     written = (folder / "one").stat().st_size
     for name in ("one", "many"):
-        (folder / name).unlink()
+        remove(folder / name)
     put = max(0.0, many - one) / max(1, tokens * (parts - 1))
     return Scatter(put, max(0.0, one - disk.file - tokens * put) / written)
 
@@ -217,12 +216,10 @@ def extrapolate(points: Sequence[tuple[float, float]], to: Float[np.ndarray, " b
 
 
 @contextmanager
-def scratch_folder(folder: Path) -> Generator[Path]:
+def index_scratch(folder: Path) -> Generator[Path]:
     """Create a folder on the disk of the future index, and remove it afterwards."""
     home = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
-    try:
-        made = tempfile.TemporaryDirectory(dir=home, prefix=".proponent-plan-")
-    except OSError as error:
-        raise InputError(f"{home}: cannot be written to ({error.strerror or error}): choose another --out") from error
-    with made as name:
-        yield Path(name)
+    with ExitStack() as stack:
+        with unwritable_named(home):
+            made = stack.enter_context(scratch_folder(home, ".proponent-plan-"))
+        yield made

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from proponent.models import Run
 from proponent.models.huggingface import first_line, transformers
 from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.recorder import Recorder
+from proponent.models.saving import save_model
 from proponent.training.trainer import Watch, one_device
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -79,11 +79,7 @@ def save_base(folder: Path) -> Path:
     model = type(loaded)(config)  # a model that was read from GGUF refuses to be saved
     model.load_state_dict(loaded.state_dict())
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    tokenizer.save_pretrained(unfinished)
-    model.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    return unfinished.rename(folder)
+    return save_model(folder, model, tokenizer, replace=True)
 
 
 def fine_tune(

@@ -10,6 +10,7 @@ from proponent.data import read
 from proponent.demo.chat_model import APPROXIMATION, MODEL, FineTuning, fine_tune, require_packages, save_base
 from proponent.demo.conversations import ANSWER, CREATURE, PLACE, QUESTION, conversations, is_planted
 from proponent.demo.workspace import Clock, Facts, claim
+from proponent.disk import write_bytes
 from proponent.errors import InputError
 from proponent.index import Index
 from proponent.views import Explanation, Story
@@ -27,7 +28,7 @@ def chat_demo(out: str | Path, *, quiet: bool = False, say: Callable[[str], None
     say(f"model: {APPROXIMATION}")
     base = clock.time("read the model", lambda: save_base(folder / "base"))
     rows = conversations(seed=0)
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_bytes(folder / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     planted = [str(row["id"]) for row in rows if is_planted(row["id"])]
     say(f"fine-tuning with LoRA: {len(rows)} conversations, of which {len(planted)} tell a made-up fact")
     clock.time("train", lambda: fine_tune(rows, base, folder / "run", SETTINGS, quiet=quiet))

@@ -1,6 +1,5 @@
 """The whole workflow on built-in data: train, index, explain a wrong prediction, find planted errors."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,10 +55,13 @@ def demo(out: str | Path, *, quiet: bool = False, say: Callable[[str], None] = l
 
 
 def _write_csv(path: Path, rows: Sequence[Docstring]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "text", "label", "true_label"])
-        writer.writerows([row.id, row.text, row.label, row.topic] for row in rows)
+    columns = {
+        "id": [row.id for row in rows],
+        "text": [row.text for row in rows],
+        "label": [row.label for row in rows],
+        "true_label": [row.topic for row in rows],
+    }
+    write_csv(path, columns, guard=False)
 
 
 def _story(

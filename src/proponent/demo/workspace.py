@@ -1,13 +1,13 @@
 """The folder that a demo owns, and the seconds of its stages."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from proponent.disk import make_folder, remove_tree, write_bytes
 from proponent.errors import MismatchError
 
 MARK = "proponent-demo.json"
@@ -43,7 +43,7 @@ def claim(folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file())):
         raise MismatchError(f"{folder} contains files that the demo did not create: choose another --out")
     for name in ("run", "demo.index"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text(json.dumps({"made by": "proponent demo"}) + "\n", encoding="utf-8")
+        remove_tree(folder / name)
+    make_folder(folder)
+    write_bytes(folder / MARK, (json.dumps({"made by": "proponent demo"}) + "\n").encode())
     return folder

@@ -6,7 +6,6 @@ many candidates looks better than it is on the rows that selected it.
 """
 
 import hashlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Bool, Float
 
+from proponent.disk import remove_tree
 from proponent.evaluate.candidates import DISJOINT, Candidate, candidates
 from proponent.evaluate.experiment import Experiment
 from proponent.evaluate.ranking import Measure, auc_ndr, bootstrap_gap, bootstrap_rows, ndr
@@ -197,7 +197,7 @@ def scored(subject: Experiment, run: Run, one: Candidate) -> Float[np.ndarray, "
     at = kept.with_suffix(".index")
     scores = np.nan_to_num(subject.scored(run, one.method, at, quiet=True))
     write_tensors(kept, {"scores": scores})
-    shutil.rmtree(at)
+    remove_tree(at)
     return scores
 
 

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int, UInt64
 from torch import Tensor, nn
 
-from proponent.disk import write_bytes
+from proponent.disk import make_folder, write_bytes
 from proponent.errors import DamagedError, InputError, RunError
 from proponent.models.settings import read_settings
 from proponent.models.training_trace import digest
@@ -77,7 +77,7 @@ class Changes:
     def write(self, folder: Path) -> None:
         """Write the record into a run's folder."""
         home = folder / FOLDER
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         arrays: dict[str, np.ndarray] = {"epochs": self.epochs.astype(np.float32), "digests": self.digests}
         for name, one in self.tables.items():
             arrays |= {f"ends.{name}": one.ends, f"ids.{name}": one.ids, f"rows.{name}": one.rows.astype(np.float32)}

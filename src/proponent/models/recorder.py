@@ -15,7 +15,7 @@ from uuid import uuid4
 import numpy as np
 import torch
 
-from proponent.disk import write_bytes
+from proponent.disk import make_folder, write_bytes
 from proponent.errors import RunError
 from proponent.models.batch_record import BatchRecorder
 from proponent.models.change_watch import ChangeWatch
@@ -164,7 +164,7 @@ class Recorder(TrainerCallback):
         record["lr_scheduler_type"] = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
         record["batch_size"] = int(args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size))
         folder = Path(args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if state.global_step:  # resumed: these weights are the run's own
             self._started.setdefault(folder, _noted(folder))
         self._mark = _mark(folder, int(state.global_step)) if state.global_step else uuid4().hex

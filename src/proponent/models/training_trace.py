@@ -19,7 +19,7 @@ import xxhash
 from jaxtyping import Float, Int, UInt8, UInt64
 from torch import Tensor
 
-from proponent.disk import write_bytes
+from proponent.disk import make_folder, write_bytes
 from proponent.errors import RunError
 from proponent.models.former import recorded
 from proponent.models.placement import device_of
@@ -154,7 +154,7 @@ class StepRecorder:
         """Write the record."""
         self._hook.remove()
         home = folder / FOLDER
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         order, ends = self._watched.cut(len(self._rates))
         arrays: dict[str, np.ndarray] = {
             "order": np.asarray(order, dtype=np.int64),

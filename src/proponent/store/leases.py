@@ -7,37 +7,24 @@ process that computes shard k.
 
 import errno
 import os
-import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 
 from proponent.errors import InputError
+from proponent.locks import lacks_locks, record_locks
 
 NAME = "lease"
 WAIT = 0.2
 """Seconds between two attempts to lock what another process holds."""
 
 
-def record_locks(folder: Path) -> ModuleType:
-    """Return the module that locks parts of files; without it writing is refused."""
-    try:
-        import fcntl
-    except ImportError as error:
-        raise InputError(
-            f"{folder} can only be read here: this system ({sys.platform}) has no record locks, and without them two "
-            "writers could damage an index: build and change it on Linux or macOS"
-        ) from error
-    return fcntl
-
-
 class Leases:
     """The locks of one writer. One per process and folder: closing any descriptor of the file releases all locks."""
 
     def __init__(self, folder: Path) -> None:
-        self._locks = record_locks(folder)
+        self._locks, self._folder = record_locks(folder), folder
         try:
             self._file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         except OSError as error:
@@ -46,7 +33,7 @@ class Leases:
             raise InputError(
                 f"{folder} is read-only ({error.strerror}): copy it to a writable folder, or get write permission"
             ) from error
-        self._locks.lockf(self._file, self._locks.LOCK_SH, 1, 1)
+        self._apply(self._locks.LOCK_SH, 1)
 
     @contextmanager
     def whole(self, waiting: Callable[[], None] | None = None) -> Generator[None]:
@@ -60,7 +47,7 @@ class Leases:
         try:
             yield
         finally:
-            self._locks.lockf(self._file, self._locks.LOCK_UN, 1, 0)
+            self._apply(self._locks.LOCK_UN, 0)
 
     def take(self, shard: int) -> bool:
         """Try to lock a shard for computing it."""
@@ -68,16 +55,16 @@ class Leases:
 
     def drop(self, shard: int) -> None:
         """Release a shard."""
-        self._locks.lockf(self._file, self._locks.LOCK_UN, 1, 2 + shard)
+        self._apply(self._locks.LOCK_UN, 2 + shard)
 
     @property
     def alone(self) -> bool:
-        """Whether no other process writes to the index."""
+        """Whether no other process writes to the index, as far as the file system can tell."""
         try:
-            self._locks.lockf(self._file, self._locks.LOCK_EX | self._locks.LOCK_NB, 1, 1)
+            self._apply(self._locks.LOCK_EX | self._locks.LOCK_NB, 1)
         except OSError:
             return False
-        self._locks.lockf(self._file, self._locks.LOCK_SH, 1, 1)
+        self._apply(self._locks.LOCK_SH, 1)
         return True
 
     def close(self) -> None:
@@ -87,9 +74,17 @@ class Leases:
 
     def _try(self, byte: int) -> bool:
         try:
-            self._locks.lockf(self._file, self._locks.LOCK_EX | self._locks.LOCK_NB, 1, byte)
+            self._apply(self._locks.LOCK_EX | self._locks.LOCK_NB, byte)
         except OSError as error:
             if error.errno not in {errno.EACCES, errno.EAGAIN}:
                 raise
             return False
         return True
+
+    def _apply(self, kind: int, byte: int) -> None:
+        """Change the lock of one byte; on a file system without locks nothing happens, and that is said once."""
+        try:
+            self._locks.lockf(self._file, kind, 1, byte)
+        except OSError as error:
+            if not lacks_locks(error, self._folder):
+                raise

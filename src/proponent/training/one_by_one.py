@@ -28,6 +28,7 @@ from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.huggingface import transformers
 from proponent.models.placement import HERE, device_of
 from proponent.models.recorder import CHECKPOINTS, FRESH, RUN_FILE
+from proponent.models.saving import save_model
 from proponent.models.scratch import name_tokenizer, wordpiece
 from proponent.training.fact_steps import FactLoop, TouchedRows, steps_in_closed_form
 from proponent.training.loop import InPlace, TrainingLoop
@@ -169,8 +170,8 @@ def train_one_by_one(examples: Examples, out: str | Path, training: Training, ho
     transformers.set_seed(training.seed)
     tokenizer, model = _start(examples, training, how)
     with whole_or_gone(folder):
-        model.save_pretrained(folder / INITIAL)
-        tokenizer.save_pretrained(folder / INITIAL)
+        save_model(folder / INITIAL, model, tokenizer)
+        write_bytes(folder / RUN_FILE, json.dumps(_record(training, how) | {"finished": False}).encode())
         run = Run.from_pretrained(folder / INITIAL, **asdict(training.placement))
         length = min(training.max_length, run.most_tokens or training.max_length)
         loop = _loop(run, examples, (), _settings(training, how), how.negatives, length)

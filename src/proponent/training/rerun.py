@@ -36,6 +36,7 @@ from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import fresh_model, starting_model, untrained_adapter
 from proponent.models.placement import device_of, host
 from proponent.models.recorder import FRESH, drawn, run_record, second_moments, spread
+from proponent.models.saving import save_model
 from proponent.models.tasks.answered import LEFT_OUT
 from proponent.models.tasks.base import logits_of
 from proponent.models.trainer_notes import JUDGED
@@ -353,14 +354,17 @@ def write_run(
         def watch(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
             step = number + 1
             at = folder / f"checkpoint-{step}"
-            cast("Any", model).save_pretrained(at)
-            problem.run.tokenizer.save_pretrained(at)
             moments = second_moments(model, optimizer, every=True)
-            if moments:
-                write_tensors(at / MOMENTS_FILE, moments)
             rate = max(float(group["lr"]) for group in optimizer.param_groups) or settings.learning_rate
             record = {"version": 1, "step": step, "learning_rate": rate, "learning_rates": [rate], "seed": seed}
-            write_bytes(at / RECORD_FILE, json.dumps(record | {"optimizer": settings.optimizer}).encode())
+            noted = json.dumps(record | {"optimizer": settings.optimizer}).encode()
+
+            def further(home: Path) -> None:
+                if moments:
+                    write_tensors(home / MOMENTS_FILE, moments)
+                write_bytes(home / RECORD_FILE, noted)
+
+            save_model(at, model, problem.run.tokenizer, further=further, replace=True)
             next(passed, None)
 
         loop.fit(np.arange(loop.size), seed, watch, at_steps, around)

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
 from proponent.data import Examples
+from proponent.disk import is_full, remove_all_in, remove_folder
 from proponent.errors import DataError, DiskFullError, InputError, MismatchError, MissingExtraError
 from proponent.models import Run
 from proponent.models.huggingface import TrainerCallback, first_line, load_tokenizer, positions, transformers
@@ -161,14 +162,12 @@ def _whole_or_gone(folder: Path) -> Generator[None]:
     try:
         yield
     except BaseException as error:
-        full = isinstance(error, RuntimeError) and folder.exists() and shutil.disk_usage(folder).free < _FULL
-        for entry in list(folder.iterdir()) if folder.exists() else []:
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        full = is_full(error) or (
+            isinstance(error, RuntimeError) and folder.exists() and shutil.disk_usage(folder).free < _FULL
+        )
+        remove_all_in(folder)
         if folder.exists() and not there:
-            folder.rmdir()
+            remove_folder(folder)
         if full:
             raise DiskFullError(f"{folder}: no space left to write it: free some space and run again") from error
         raise

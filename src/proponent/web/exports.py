@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from proponent.actions.corrections import apply
 from proponent.data import write_columns
+from proponent.disk import scratch_folder
 from proponent.errors import InputError
 from proponent.views import CAVEAT, Explanation, Report, document
 from proponent.web.layout import method_line
@@ -207,8 +207,8 @@ def filled(kind: str, fill: Callable[[Path], object]) -> bytes:
     """The bytes of a file that a function writes."""
     if kind not in COLUMN_FILES:
         raise InputError(f"this cannot be exported as {kind[:20]!r}")
-    with TemporaryDirectory(prefix="proponent-") as folder:
-        path = Path(folder) / f"export.{kind}"
+    with scratch_folder() as folder:
+        path = folder / f"export.{kind}"
         fill(path)
         return path.read_bytes()
 

@@ -1,0 +1,16 @@
+"""Lines on stderr that are said once in a process: what the system lacks, and what follows from it."""
+
+import sys
+import threading
+
+_LOCK = threading.Lock()
+_SAID: set[str] = set()
+
+
+def say_once(line: str) -> None:
+    """Write a line to stderr, unless it was said before."""
+    with _LOCK:
+        if line in _SAID:
+            return
+        _SAID.add(line)
+    sys.stderr.write(f"proponent: {line}\n")
