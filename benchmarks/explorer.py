@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import harness
 import numpy as np
@@ -181,13 +181,23 @@ class Server:
         words = [sys.executable, "-m", "proponent.cli", "serve", str(folder), "--port", "0", "--quiet"]
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
+        address = urlsplit(self.process.stdout.readline().strip())
+        self.port, self.cookie = int(address.port or 0), ""
+        welcome = self.get(f"/?{address.query}")[1].decode("latin-1")
+        found = re.search(r"set-cookie: ([^;\r]+)", welcome, re.IGNORECASE)
+        assert found is not None, welcome[:300]
+        self.cookie = found[1]
+
+    @property
+    def head(self) -> str:
+        """The headers of every request."""
+        return f"Host: 127.0.0.1:{self.port}\r\nCookie: {self.cookie}\r\n"
 
     def get(self, url: str, at: socket.socket | None = None) -> tuple[float, bytes]:
         """Seconds and the whole answer."""
         began = time.perf_counter()
         opened = at or socket.create_connection(("127.0.0.1", self.port))
-        opened.sendall(f"GET {url} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n\r\n".encode())
+        opened.sendall(f"GET {url} HTTP/1.1\r\n{self.head}\r\n".encode())
         data = _answer(opened)
         if at is None:
             opened.close()
@@ -312,7 +322,7 @@ def _gigabyte(server: Server, stop: threading.Event) -> str:
     """Send a body without end; say how much was taken."""
     opened = socket.create_connection(("127.0.0.1", server.port))
     kind = "Content-Type: application/x-www-form-urlencoded\r\nTransfer-Encoding: chunked"
-    opened.sendall(f"POST /ask HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n{kind}\r\n\r\n".encode())
+    opened.sendall(f"POST /ask HTTP/1.1\r\n{server.head}{kind}\r\n\r\n".encode())
     sent = 0
     try:
         while sent < 2**30 and not stop.is_set():

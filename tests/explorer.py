@@ -50,12 +50,20 @@ class Reply:
 class Browser:
     """Asks an explorer."""
 
-    def __init__(self, *indexes: Path, host: str = "127.0.0.1", read_seconds: float = 30.0, **options: Any) -> None:
+    def __init__(
+        self,
+        *indexes: Path,
+        host: str = "127.0.0.1",
+        read_seconds: float = 30.0,
+        login: bool = True,
+        **options: Any,
+    ) -> None:
         self.open_indexes = OpenIndexes(indexes, options)
-        self.explorer, self.guard = made(self.open_indexes, host, PORT)
+        self.explorer, self.guard = made(self.open_indexes, host, PORT, login=login)
         self.guard._seconds = read_seconds
         self._options = options
-        self.token = self.guard.token
+        self.token, self.login = self.guard.secrets.form, self.guard.secrets.login
+        self.cookie = f"{self.guard._cookie}={self.guard.secrets.cookie}"  # of a visitor who opened the printed address
         self.explorer.asker._started = self._started
 
     def get(self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Reply:
@@ -70,8 +78,10 @@ class Browser:
         return self.send("POST", url, {"host": HOST, **OWN, **kind, **length, **(headers or {})}, [body])
 
     def send(self, method: str, url: str, headers: Any, parts: Sequence[bytes] = (b"",), wait: float = 0.0) -> Reply:
-        """Any request; headers as a mapping or as pairs."""
-        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        """Any request of a visitor who is let in, unless a cookie is given; headers as a mapping or as pairs."""
+        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        if all(name.lower() != "cookie" for name, _ in pairs):
+            pairs.append(("cookie", self.cookie))
         split = urlsplit(url)
         scope = {
             "type": "http",

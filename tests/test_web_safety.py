@@ -14,6 +14,7 @@ import pytest
 
 import tiny
 from explorer import HOST, OWN, PORT, Browser
+from proponent.errors import InputError
 from proponent.web import serving
 from proponent.web.open_indexes import OpenIndexes
 from proponent.web.safety import BODY_BYTES, MOST_PARAMETERS, POLICY, is_loopback
@@ -214,16 +215,91 @@ def test_back_never_leads_to_another_site(browser: Browser) -> None:
 def test_bound_elsewhere_every_visitor_needs_the_token(news: tiny.Tiny) -> None:
     wide = Browser(news.index, host="0.0.0.0")
     at = {"host": f"192.168.1.7:{PORT}"}
-    assert wide.send("GET", "/ask", at).status == 403
-    assert wide.send("GET", "/ask?token=wrong", at).status == 403
+    new = {**at, "cookie": ""}
+    assert wide.send("GET", "/ask", new).status == 403
+    assert wide.send("GET", "/ask?token=wrong", new).status == 403
     assert wide.send("GET", "/ask", {"host": f"rebind.example:{PORT}"}).status == 403
-    reply = wide.send("GET", f"/ask?token={wide.token}", at)
+    reply = wide.send("GET", f"/ask?token={wide.login}", new)
     assert reply.status == 200
     cookie = reply.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     assert wide.send("GET", "/ask", {**at, "cookie": cookie.split(";")[0]}).status == 200
-    assert wide.send("GET", "/ask", {**at, "cookie": "proponent-token=x"}).status == 403
+    assert wide.send("GET", "/ask", {**at, "cookie": "proponent-visit-7860=x"}).status == 403
+
+
+def test_on_this_machine_too_every_visitor_needs_the_token(browser: Browser) -> None:
+    new = {"cookie": ""}
+    wrong = ("", "wrong", browser.token, browser.guard.secrets.cookie)
+    asked = [("GET", "/ask"), ("GET", "/static/explorer.js"), ("HEAD", "/table"), ("GET", "/export/table.csv")]
+    for method, url in [*asked, *(("GET", f"/ask?token={one}") for one in wrong)]:
+        reply = browser.get(url, new, method=method)
+        assert (reply.status, "printed" in reply.text or method == "HEAD") == (403, True), url
+    assert browser.post("/decide", {"id": "twice", "act": "drop"}, new).status == 403
+    assert browser.post(f"/decide?token={browser.login}", {"id": "twice", "act": "drop"}, new).status == 403
+    for name in ("proponent-visit-7861", "proponent-visit", "x"):  # the cookie of another port is another server's
+        assert browser.get("/ask", {"cookie": f"{name}={browser.guard.secrets.cookie}"}).status == 403
+
+
+def test_the_secrets_of_a_run_differ_and_none_is_in_a_page_but_that_of_the_forms(browser: Browser) -> None:
+    secret = browser.guard.secrets
+    assert len({secret.login, secret.cookie, secret.form}) == 3
+    for url in ("/ask", "/table", "/about", "/nothing", "/example?id=twice"):
+        text = browser.get(url).text
+        assert secret.form in text
+        assert secret.login not in text
+        assert secret.cookie not in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "url"),
+    [("/?token={}", "/"), ("/ask?token={}", "/ask"), ("/ask?text=a%27b&token={}&k=3", "/ask?text=a%27b&amp;k=3"),
+     ("/table?token=old&token={}", "/table"), ("http://x//evil.example/?token={}", "/evil.example/"),
+     ("/\\evil.example?token={}", "/evil.example"), ("/ask?text='\"<x>&token={}", "/ask?text=%27&quot;&lt;x&gt;")],
+)  # fmt: skip
+def test_the_token_leaves_the_address_bar(browser: Browser, asked: str, url: str) -> None:
+    for cookie in ("", browser.cookie):  # a first visit, and a second one
+        reply = browser.get(asked.format(browser.login), {"cookie": cookie})
+        assert reply.status == 200
+        assert f"content=\"0; url='{url}'\"" in reply.text
+        assert browser.login not in reply.text
+        assert reply.headers["set-cookie"].startswith(browser.cookie)
+        assert reply.headers["cache-control"] == "no-store"
+
+
+def test_without_a_token_only_on_this_machine(news: tiny.Tiny) -> None:
+    assert Browser(news.index, login=False).get("/ask", {"cookie": ""}).status == 200
+    assert Browser(news.index, host="0.0.0.0", login=False).get("/ask", {"cookie": ""}).status == 403
+    with pytest.raises(InputError, match=r"--no-token: 0\.0\.0\.0 can be reached"):
+        serving.serve([news.index], host="0.0.0.0", login=False)
+
+
+FOREIGN = [
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "object"},
+    {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"},
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "x"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("login", [True, False])
+def test_a_page_elsewhere_cannot_make_the_server_work(
+    browser: Browser, news: tiny.Tiny, headers: dict[str, str], method: str, login: bool
+) -> None:
+    asked = browser if login else Browser(news.index, login=False)
+    assert asked.get("/table?how=regex&q=a", headers, method=method).status == 403
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin", "cross-site", "same-site"])
+def test_a_visitor_who_follows_a_link_is_let_in(browser: Browser, site: str) -> None:
+    headers = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert browser.get("/table", headers).status == 200
 
 
 @pytest.mark.parametrize(("host", "own"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("[::1]", True),
@@ -254,7 +330,7 @@ def address(news: tiny.Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
     """A server whose request heads must arrive within half a second."""
     monkeypatch.setattr(serving.TimedHead, "seconds", 0.5)
     bound = socket.create_server(("127.0.0.1", 0))
-    _, guard = serving.made(OpenIndexes([news.index], {}))
+    _, guard = serving.made(OpenIndexes([news.index], {}), login=False)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         """The guard as uvicorn sees it without the type checks of the tests, which it takes for a factory."""

@@ -5,10 +5,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
 CHROMIUM = next((one for one in ("chromium", "chromium-browser", "google-chrome") if shutil.which(one)), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
@@ -16,12 +17,18 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 AXE = Path(os.environ.get("AXE", ".browser/package/axe.min.js"))
 
 
+TOKENS: dict[str, str] = {}
+"""The token of every explorer that was started, by its address."""
+
+
 def start(*indexes: Path) -> tuple["subprocess.Popen[str]", str]:
     """Start the explorer; give its process and its address."""
     words = [sys.executable, "-m", "proponent.cli", "serve", *map(str, indexes), "--port", "0", "--quiet"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    return process, process.stdout.readline().strip().rstrip("/")
+    url, _, token = process.stdout.readline().strip().partition("/?token=")
+    TOKENS[url] = token
+    return process, url
 
 
 def stop(process: "subprocess.Popen[str]") -> None:
@@ -74,6 +81,9 @@ def opened(chromium: Browser) -> Iterator[Opened]:
     def page(**options: object) -> Page:
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)  # type: ignore[arg-type]
         contexts.append(context)
+        for url, token in TOKENS.items():
+            with suppress(Error):  # an explorer that has ended
+                context.request.get(f"{url}/?token={token}")  # as a visitor who opens the printed address
         made = context.new_page()
         made.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
         made.on("pageerror", lambda error: wrong.append(f"error {error}"))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Browser, Page, Route
 
 import tiny
-from browser.conftest import AXE, start, stop
+from browser.conftest import AXE, TOKENS, start, stop
 from test_views_hostile import PAYLOADS
 
 Opened = Callable[..., Page]
@@ -173,6 +173,20 @@ def test_escape_leaves_a_search_as_it_is_and_a_late_page_leaves_the_keys_open(ad
     assert not page.locator("#keys").is_visible()
     page.keyboard.press("j")
     assert page.evaluate("document.activeElement.id") == "row-1"
+
+
+def test_the_printed_address_lets_in_and_its_token_leaves_the_address_bar(address: str, chromium: Browser) -> None:
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(f"{address}/table")
+    assert "403" in page.inner_text("body")
+    page.goto(f"{address}/table?size=25&token={TOKENS[address]}")
+    page.wait_for_url(f"{address}/table?size=25")
+    assert page.locator("h1").inner_text() == "Training examples"
+    assert TOKENS[address] not in page.content()
+    page.go_back()
+    assert TOKENS[address] not in page.url
+    context.close()
 
 
 def test_focus_is_always_seen(address: str, opened: Opened) -> None:

@@ -24,8 +24,12 @@ def serve(
     output: OutputOptions,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port.")] = 7860,
     host: Annotated[
-        str, typer.Option(help="Address to bind; an address other than localhost requires a token, which is printed.")
+        str, typer.Option(help="Address to bind; another one than localhost can be reached from other machines.")
     ] = "127.0.0.1",
+    no_token: Annotated[
+        bool,
+        typer.Option("--no-token", help="Let in every user of this machine, without the token of the printed address."),
+    ] = False,
 ) -> None:
     """Open the explorer in a browser: explain, browse, compare, decide. Local only; stop with Ctrl-C."""
     from proponent.web.serving import serve as run_server
@@ -35,8 +39,10 @@ def serve(
     def say(address: str) -> None:
         output.show(lambda: {"address": address}, lambda: typer.echo(address))
         output.hint("open this address in a browser; press Ctrl-C to stop")
+        if not no_token:
+            output.hint("the token in it lets in whoever has it, until this command ends: share it with care")
 
-    run_server(indexes, host=host, port=port, options=options, say=say)
+    run_server(indexes, host=host, port=port, options=options, login=not no_token, say=say)
 
 
 def report(

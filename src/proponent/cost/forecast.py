@@ -13,6 +13,7 @@ from proponent.cost.measurements import (
     DevicePeak,
     distinct,
     extrapolate,
+    index_scratch,
     measure_disk,
     measure_scatter,
     peak_during,

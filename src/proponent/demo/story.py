@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from proponent.actions.label_errors import RANKINGS, Ranking, label_errors
 from proponent.api import build
-from proponent.data import read
+from proponent.data import read, write_csv
 from proponent.demo.corpus import Docstring, docstrings
 from proponent.demo.workspace import MARK, Clock, claim
 from proponent.index import Index

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from proponent.disk import write_folder
 
@@ -33,7 +33,7 @@ def save_model(
     """
 
     def fill(home: Path) -> None:
-        cast("Any", model).save_pretrained(home)
+        model.save_pretrained(home)
         tokenizer.save_pretrained(home)
         if further is not None:
             further(home)

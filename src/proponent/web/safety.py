@@ -1,14 +1,20 @@
 """Request guard: hosts, origins, tokens, size limits, headers.
 
-GET never changes anything. Every other request needs this run's token, and must not come from another site. Names in
-the Host header are an allow-list, so that a foreign name that resolves to this address (DNS rebinding) is refused.
+GET never changes anything; from another site it is answered only if a visitor follows a link. Every other request needs
+the token of this run's forms, and must not come from another site. Names in the Host header are an allow-list, so that
+a foreign name that resolves to this address (DNS rebinding) is refused.
+
+Nobody is let in without the printed address: its token is exchanged for a cookie, and leaves the address bar.
 """
 
 import asyncio
 import hmac
+import html
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -21,7 +27,9 @@ BODY_BYTES = 64 * 1024
 URL_BYTES = 48 * 1024
 MOST_PARAMETERS = 200
 READ_SECONDS = 30.0
-COOKIE = "proponent-token"
+COOKIE = "proponent-visit"
+LOGIN = b"token"
+"""Name of the parameter that carries the login token."""
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -48,12 +56,30 @@ class Refused(Exception):  # noqa: N818 (what is done, not what went wrong)
         self.status, self.reason = status, reason
 
 
-class Guard:
-    """Checks requests before the application sees them; allows only the bound host and port (port 0 allows any)."""
+def _secret() -> str:
+    return secrets.token_urlsafe(24)
 
-    def __init__(self, application: Application, host: str, port: int, token: str) -> None:
-        self.application, self.host, self.port, self.token = application, host, port, token
+
+@dataclass(frozen=True)
+class Secrets:
+    """The secrets of one run of a server. None of them tells another one."""
+
+    login: str = field(default_factory=_secret)  # in the printed address
+    cookie: str = field(default_factory=_secret)  # what a visitor's browser keeps after it
+    form: str = field(default_factory=_secret)  # in every form of our pages
+
+
+class Guard:
+    """Checks requests before the application sees them; allows only the bound host and port (port 0 allows any).
+
+    Without a login (`login=False`), which only a loopback address may have, whoever reaches the port is let in.
+    """
+
+    def __init__(self, application: Application, host: str, port: int, secret: Secrets, *, login: bool = True) -> None:
+        self.application, self.host, self.port, self.secrets = application, host, port, secret
         self.open = not is_loopback(host)
+        self.login = login or self.open
+        self._cookie = f"{COOKIE}-{port}"  # a browser sends the cookies of one port to all ports of a host
         self._seconds = READ_SECONDS
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -65,6 +91,8 @@ class Guard:
             return
         try:
             headers = self._checked(scope)
+            if self.login and await self._welcomed(scope, headers, send):
+                return
             body = await self._body(scope["method"], headers, receive)
             fields = _pairs(body)
             self._writes(scope["method"], headers, dict(fields))
@@ -72,7 +100,7 @@ class Guard:
             await self._refuse(refused, send)
             return
         scope["proponent.fields"] = fields
-        await self.application(scope, receive, _guarded(send, self._cookie(scope)))
+        await self.application(scope, receive, _guarded(send))
 
     def _checked(self, scope: Message) -> dict[bytes, bytes]:
         """Run the checks of every request."""
@@ -88,8 +116,8 @@ class Guard:
             raise Refused(400, f"the address has more than {MOST_PARAMETERS} parameters")
         if scope["method"] not in {"GET", "HEAD", "POST"}:
             raise Refused(405, "only GET, HEAD and POST are supported")
-        if self.open and not self._knows(scope, headers):
-            raise Refused(403, "open the address that `proponent serve` printed: it carries the token of this run")
+        if scope["method"] != "POST" and _foreign(headers):
+            raise Refused(403, "this request comes from another site")
         return headers
 
     def admits(self, host: str) -> bool:
@@ -104,17 +132,26 @@ class Guard:
             return True
         return self.open and (name.strip("[]") == self.host.lower() or _address(name) is not None)
 
-    def _knows(self, scope: Message, headers: dict[bytes, bytes]) -> bool:
-        given = [value for name, value in _pairs(scope["query_string"]) if name == "token"]
-        given += [
-            one.partition("=")[2]
-            for one in headers.get(b"cookie", b"").decode("latin-1").split("; ")
-            if one.partition("=")[0] == COOKIE
-        ]
-        return any(self._equal(one) for one in given)
+    def _knows(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether the browser has the cookie of this run."""
+        held = [one.partition("=") for one in headers.get(b"cookie", b"").decode("latin-1").split("; ")]
+        return any(_equal(value, self.secrets.cookie) for name, _, value in held if name == self._cookie)
 
-    def _equal(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
+    async def _welcomed(self, scope: Message, headers: dict[bytes, bytes], send: Send) -> bool:
+        """Exchange the login token for a cookie, and lead to the same address without it; refuse who has neither."""
+        given = None if scope["method"] == "POST" else _login_of(scope)
+        if given is None or not _equal(given, self.secrets.login):
+            if self._knows(headers):
+                return False
+            raise Refused(403, "open the address that `proponent serve` printed: it carries the token of this run")
+        parts = [one for one in scope["query_string"].split(b"&") if one and one.partition(b"=")[0] != LOGIN]
+        path: bytes = b"/" + scope["raw_path"].split(b"?")[0].lstrip(b"/\\")  # never the address of another host
+        url = (path + b"?" + b"&".join(parts) if parts else path).decode("latin-1").replace("'", "%27")
+        # no 303: after a link on another page, browsers would follow it without the new cookie
+        page = _WELCOME.format(url=html.escape(url)).encode("latin-1")
+        cookie = f"{self._cookie}={self.secrets.cookie}; Path=/; HttpOnly; SameSite=Strict"
+        await _send(send, 200, b"text/html; charset=latin-1", page, (b"set-cookie", cookie.encode()))
+        return True
 
     async def _body(self, method: str, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """Read the body of a POST, up to a maximum size and time."""
@@ -143,27 +180,52 @@ class Guard:
         own = origin is not None and origin.lower() in {b"http://" + headers[b"host"].lower()}
         if origin is not None and not own and not (origin == b"null" and site == b"same-origin"):
             raise Refused(403, "this request comes from another origin")
-        if not self._equal(fields.get("token", "")):
+        if not _equal(fields.get("token", ""), self.secrets.form):
             raise Refused(
                 403, "this form is from an earlier run of `proponent serve`: reload the page and send it again"
             )
 
-    def _cookie(self, scope: Message) -> tuple[tuple[bytes, bytes], ...]:
-        asked = self.open and any(name == "token" for name, _ in _pairs(scope["query_string"]))
-        value = f"{COOKIE}={self.token}; Path=/; HttpOnly; SameSite=Strict"
-        return ((b"set-cookie", value.encode()),) if asked else ()
-
     async def _refuse(self, refused: Refused, send: Send) -> None:
         text = f"{refused.status}: {refused.reason}\n".encode()
-        headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", str(len(text)).encode()),
-            (b"connection", b"close"),  # the rest of the request is not read
-            (b"cache-control", b"no-store"),
-            *HEADERS,
-        ]
-        await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-        await send({"type": "http.response.body", "body": text})
+        # the rest of the request is not read
+        await _send(send, refused.status, b"text/plain; charset=utf-8", text, (b"connection", b"close"))
+
+
+_WELCOME = """<!doctype html>
+<html lang="en"><head><meta charset="latin-1"><title>proponent</title>
+<meta http-equiv="refresh" content="0; url='{url}'"></head>
+<body><p><a href="{url}">Open the explorer</a></p></body></html>
+"""
+
+
+async def _send(send: Send, status: int, kind: bytes, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    headers = [
+        (b"content-type", kind),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        *more,
+        *HEADERS,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _equal(given: str, secret: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
+
+
+def _login_of(scope: Message) -> str | None:
+    """The login token in an address."""
+    given = [value for name, value in _pairs(scope["query_string"]) if name == LOGIN.decode()]
+    return given[-1] if given else None
+
+
+def _foreign(headers: dict[bytes, bytes]) -> bool:
+    """Whether another site asks without a visitor who follows a link: a script, an image, a frame."""
+    site = headers.get(b"sec-fetch-site")
+    if site in {None, b"same-origin", b"none"}:
+        return False
+    return headers.get(b"sec-fetch-mode") != b"navigate" or headers.get(b"sec-fetch-dest") != b"document"
 
 
 def is_loopback(host: str) -> bool:
@@ -203,7 +265,7 @@ async def _gathered(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-def _guarded(send: Send, more: Iterable[tuple[bytes, bytes]]) -> Send:
+def _guarded(send: Send) -> Send:
     """Add the headers of every response."""
 
     async def guarded(message: Message) -> None:
@@ -211,7 +273,7 @@ def _guarded(send: Send, more: Iterable[tuple[bytes, bytes]]) -> Send:
             headers = list(message.get("headers", ()))
             if not any(name == b"cache-control" for name, _ in headers):
                 headers.append((b"cache-control", b"no-store"))
-            message = {**message, "headers": [*headers, *HEADERS, *more]}
+            message = {**message, "headers": [*headers, *HEADERS]}
         await send(message)
 
     return guarded

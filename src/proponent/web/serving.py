@@ -1,7 +1,6 @@
 """Start the explorer: bind, print the address, serve until Ctrl-C."""
 
 import asyncio
-import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from proponent.errors import InputError
 from proponent.store.layout import no_index
 from proponent.web.app import Explorer
 from proponent.web.open_indexes import OpenIndexes
-from proponent.web.safety import READ_SECONDS, Application, Guard
+from proponent.web.safety import READ_SECONDS, Application, Guard, Secrets, is_loopback
 
 HEAD_BYTES = 64 * 1024
 """Maximum bytes of a request's head."""
@@ -59,18 +58,36 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     options: Mapping[str, Any] | None = None,
+    login: bool = True,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve some indexes until interrupted."""
+    """Serve some indexes until interrupted.
+
+    Args:
+        folders: the indexes.
+        host: the address to bind.
+        port: the port; 0 selects a free one.
+        options: options of `proponent.open`.
+        login: whether visitors need the printed address, which carries a token; only a loopback address may do
+            without.
+        say: is told the address.
+
+    Raises:
+        InputError: a folder is no index, the address cannot be used, or would be open to others without a token.
+    """
+    if not login and not is_loopback(host):
+        raise InputError(
+            f"--no-token: {host} can be reached from other machines: only localhost may do without a token"
+        )
     for folder in folders:
         if not (folder / "plan.json").is_file() and not (folder / "manifest.json").is_file():
             raise InputError(no_index(folder))
     open_indexes = OpenIndexes(folders, options or {})
     bound = _bind(host, port)
     port = bound.getsockname()[1]
-    explorer, guard = made(open_indexes, host, port)
+    explorer, guard = made(open_indexes, host, port, login=login)
     shown = f"[{host}]" if ":" in host else host
-    say(f"http://{shown}:{port}/" + (f"?token={guard.token}" if guard.open else ""))
+    say(f"http://{shown}:{port}/" + (f"?token={guard.secrets.login}" if guard.login else ""))
     warming = threading.Timer(WARM_AFTER, lambda: [one.warm() for one in open_indexes.shown.values()])
     warming.daemon = True
     warming.start()
@@ -103,10 +120,13 @@ async def _serve(server: uvicorn.Server, bound: socket.socket) -> None:
     await server.serve(sockets=[bound])
 
 
-def made(open_indexes: OpenIndexes, host: str = "127.0.0.1", port: int = 0) -> tuple[Explorer, Guard]:
+def made(
+    open_indexes: OpenIndexes, host: str = "127.0.0.1", port: int = 0, *, login: bool = True
+) -> tuple[Explorer, Guard]:
     """Build the application behind its guard."""
-    explorer = Explorer(open_indexes, secrets.token_urlsafe(24))
-    return explorer, Guard(explorer.application, host, port, explorer.token)
+    secret = Secrets()
+    explorer = Explorer(open_indexes, secret.form)
+    return explorer, Guard(explorer.application, host, port, secret, login=login)
 
 
 def _bind(host: str, port: int) -> socket.socket:
