@@ -53,9 +53,8 @@ def examples(path: Path, label: str) -> list[Example]:
     return [Example(str(at), at, one["text"], one[label]) for at, one in enumerate(data.rows(path))]
 
 
-def task(folder: Path, name: str) -> data.Task:
+def task(folder: Path, name: str, sizes: tuple[int, int] = (ROWS, QUERIES)) -> data.Task:
     """Training rows and queries of a data set."""
-    sizes = (ROWS, QUERIES)
     if name == "agnews":
         return data.agnews(folder, sizes, title=True)
     if name.startswith("toxic"):

@@ -130,6 +130,12 @@ class Baselines:
                 row[:] = index.get_scores_from_ids(known)
         return scores
 
+    def overlap_by_word(self, text: str) -> dict[str, Float[np.ndarray, " n"]]:
+        """BM25 of every training example for each word of a query: what one occurrence of the word adds."""
+        vocabulary, index = self._bm25_index
+        known = dict.fromkeys(word for word in lower_words(text) if word in vocabulary)
+        return {word: np.asarray(index.get_scores_from_ids([vocabulary[word]]), dtype=np.float64) for word in known}
+
     @cached_property
     def _bm25_index(self) -> tuple[dict[str, int], Any]:
         bm25s = _import("bm25", "bm25s")

@@ -37,6 +37,7 @@ from proponent.method_parts import (
     Loss,
     MaskedLoss,
     Match,
+    MidRun,
     Objective,
     Preconditioner,
     Projection,
@@ -48,6 +49,7 @@ from proponent.method_parts import (
     Stage,
     Steps,
     Weights,
+    WordOverlap,
 )
 
 __all__ = [
@@ -55,9 +57,9 @@ __all__ = [
     "Checkpoints", "ConjugateGradient", "Constant", "Damped", "DataInf", "Direction", "EmbeddingPath", "EmbeddingRows",
     "Equal",
     "GaussNewton", "Gradient", "Gradients", "Head", "LastOfEachRun", "LayerNames", "Layers", "LearningRate",
-    "LiSSA", "Logit", "Loop", "Loss", "MaskedLoss", "Match", "Method", "Objective", "Preconditioner", "Projection",
-    "Reduction", "RefitHead", "Retaken", "Scalar", "Similar", "Solver", "Spec", "Stage", "Steps", "Sum", "Term",
-    "Weights", "check_parts", "similarity_of", "terms_of",
+    "LiSSA", "Logit", "Loop", "Loss", "MaskedLoss", "Match", "Method", "MidRun", "Objective", "Preconditioner",
+    "Projection", "Reduction", "RefitHead", "Retaken", "Scalar", "Similar", "Solver", "Spec", "Stage", "Steps", "Sum",
+    "Term", "Weights", "WordOverlap", "check_parts", "similarity_of", "terms_of",
 ]  # fmt: skip
 
 BaselineName = Literal["bm25", "tfidf-label", "embedding", "label", "random"]
@@ -83,6 +85,7 @@ class Gradients(Named):
             ("both": the product is a cosine).
         checkpoints: which checkpoints of the run are used.
         weights: the factor of a checkpoint.
+        overlap: word overlap that is added to the scores; None adds none.
     """
 
     kind: Literal["gradients"] = "gradients"
@@ -93,6 +96,7 @@ class Gradients(Named):
     normalize: Literal["none", "train", "both"] = "none"
     checkpoints: Checkpoints = All()
     weights: Weights = LearningRate()
+    overlap: WordOverlap | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Gradients":
@@ -253,6 +257,12 @@ def check_parts(method: Gradients) -> None:
         raise ValueError(
             f"{name} uses gradients of the last layer, and normalize={method.normalize} is for the word embedding and "
             "for layers: leave normalize out, or choose --method grad-cos with --layers head"
+        )
+    exact = next((part for part in parts if isinstance(part, GaussNewton | RefitHead)), None)
+    if isinstance(method.objective, Loss) and method.objective.temperature != 1 and exact is not None:
+        raise ValueError(
+            f"{name} has {exact.kind}, which is computed for the loss as trained: leave temperature out, or choose "
+            "another method, such as --method ekfac"
         )
     stages = [one.stage for one in method.preconditioners]
     if stages != sorted(set(stages)):

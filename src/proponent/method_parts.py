@@ -47,10 +47,17 @@ class Spec(BaseModel):
 
 
 class Loss(Spec):
-    """The task's loss, of training examples and of queries."""
+    """The task's loss, of training examples and of queries.
+
+    Attributes:
+        reduction: how the losses of a text's tokens are combined.
+        temperature: a classifier's logits are divided by it before the loss; above 1, an example that the model already
+            predicts well keeps a direction that is not noise.
+    """
 
     kind: Literal["loss"] = "loss"
     reduction: Reduction = "mean"
+    temperature: float = Field(default=1.0, gt=0.0, le=1e6)
 
 
 class MaskedLoss(Spec):
@@ -292,6 +299,22 @@ Preconditioner = Annotated[
 ]
 
 
+# Word overlap.
+
+
+class WordOverlap(Spec):
+    """Word overlap (BM25) that is added to the scores, signed by the label where there are classes.
+
+    Both sides are divided by their standard deviation over the training set, for each query.
+
+    Attributes:
+        factor: what the word overlap is multiplied by before it is added.
+    """
+
+    kind: Literal["bm25"] = "bm25"
+    factor: float = Field(default=0.5, gt=0.0, le=1e3)
+
+
 # Solvers of an inverse-Hessian product.
 
 
@@ -328,6 +351,17 @@ class LastOfEachRun(Spec):
     kind: Literal["last-of-each-run"] = "last-of-each-run"
 
 
+class MidRun(Spec):
+    """Checkpoints in the middle of each run: those nearest to evenly spaced points from 30 to 70 % of its steps.
+
+    Attributes:
+        count: number of points; fewer checkpoints are used where several points have the same nearest one.
+    """
+
+    kind: Literal["mid-run"] = "mid-run"
+    count: int = Field(default=3, ge=1)
+
+
 class Steps(Spec):
     """Checkpoints at these steps, of every run."""
 
@@ -335,7 +369,7 @@ class Steps(Spec):
     at: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(_tuple)]
 
 
-Checkpoints = Annotated[Annotated[All | LastOfEachRun | Steps, Field(discriminator="kind")], ByKind]
+Checkpoints = Annotated[Annotated[All | LastOfEachRun | MidRun | Steps, Field(discriminator="kind")], ByKind]
 
 
 class LearningRate(Spec):

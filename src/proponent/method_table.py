@@ -35,6 +35,7 @@ from proponent.method import (
     Similar,
     Sum,
     Term,
+    WordOverlap,
 )
 from proponent.method_fields import changed, made
 from proponent.method_files import names_a_file, read_fields
@@ -59,6 +60,7 @@ VITEL = (
 LAWRENCE = "Lawrence et al. 2021, Explaining Neural Matrix Factorization with Gradient Rollback (arXiv 2010.05516)"
 MAGIC = "Ilyas and Engstrom 2025, MAGIC: Near-Optimal Data Attribution for Deep Learning"
 OWN = "Direction and idf of TracIn-WE's rows (docs/methods/tracin-we.md)"
+OVERLAP = "Cosine of gradients and word overlap, in standard deviations (docs/methods/layers.md)"
 ADAM = "TracIn-WE with the optimizer's own step"
 
 ROWS = "forward + backward to the embedding"
@@ -135,6 +137,10 @@ _ROWS = {  # per method: one line of parts, one line of description
     "grad-cos": Row(
         Gradients(gradient=_layers("all"), normalize="both"),
         "cosine of gradients over all weights", VITEL, LAYERS),
+    "grad-cos-bm25": Row(
+        Gradients(gradient=_layers("all"), normalize="both", overlap=WordOverlap()),
+        "the same, plus half of the word overlap (BM25): the default of adapters of language models", OVERLAP, LAYERS,
+        BASELINES),
     "influence-last": Row(
         _once(Layers(names=("head",)), GaussNewton()),
         "influence functions of the last layer: inverse of its exact Hessian, damped",

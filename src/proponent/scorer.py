@@ -54,6 +54,11 @@ class Scorer(Protocol[Queries]):
     terms_sum: bool = True  # the terms of an example sum to its score
     contrasts: bool = True  # a query may name a second class to compare with
 
+    @property
+    def compares_answers(self) -> bool:
+        """Whether two answers to one question can be compared."""
+        return self.linear
+
     def scores(self, queries: Queries, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
         """Score every training example; positive helped, NaN has no score."""
         ...

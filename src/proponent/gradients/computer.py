@@ -19,42 +19,17 @@ from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settl
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
 from proponent.gradients.output_layer import OutputLayer
 from proponent.gradients.pairs import joined_pairs, slices_by_kind
+from proponent.gradients.pass_losses import LOGIT, LOSS, PassLoss, softened
 from proponent.gradients.pass_size import SMALL, PassSize, fewer
 from proponent.gradients.projection import compress
 from proponent.gradients.reference import Reference, reference_of
 from proponent.gradients.vocabulary_head import HeadOuter
-from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Reduction, Retaken, Term, similarity_of
+from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Loss, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
 from proponent.models.batch import Batch
 from proponent.models.placement import host
-from proponent.models.tasks.base import Losses, Objective, TokenTerms, logits_of
+from proponent.models.tasks.base import Objective, logits_of
 from proponent.types import Example
-
-
-class Loss(NamedTuple):
-    """What is differentiated in a batch."""
-
-    whole: Callable[[Batch, Objective], Losses]  # as a function of the model's logits
-    terms: Callable[[Batch, Objective], TokenTerms | None]  # by tokens; None where that is impossible
-
-
-def _losses(_: Batch, objective: Objective) -> Losses:
-    return objective.losses
-
-
-def _terms(_: Batch, objective: Objective) -> TokenTerms | None:
-    return objective.terms()
-
-
-def _label_logits(_: Batch, objective: Objective) -> Losses:
-    return objective.logits
-
-
-def _no_terms(_: Batch, _objective: Objective) -> None:
-    return None
-
-
-LOSS, LOGIT = Loss(_losses, _terms), Loss(_label_logits, _no_terms)
 
 Part = TypeVar("Part")
 
@@ -141,6 +116,7 @@ class GradientComputer:
         self.layers = LayerVectors.of(choice, self.method)
         objective = self.method.objective
         self._reduction: Reduction = "mean" if isinstance(objective, Logit) else objective.reduction
+        self._temperature = objective.temperature if isinstance(objective, Loss) else 1.0
         self._capture = Capture(
             model,
             embedding=self.spec.rows,
@@ -182,7 +158,7 @@ class GradientComputer:
         self, encoded: Sequence[Encoded], labels: Sequence[int], draws: SampledLabels | None = None
     ) -> Iterator[tuple[Captured, int]]:
         """Capture layers of a batch, in parts where necessary."""
-        loss = LOSS if draws is None else Loss(draws.losses, draws.terms)
+        loss = LOSS if draws is None else PassLoss(draws.losses, draws.terms)
 
         def take(cut: slice) -> tuple[Captured, int]:
             return self._captured(encoded[cut], labels[cut], None, loss)[0], cut.stop - cut.start
@@ -196,11 +172,11 @@ class GradientComputer:
         return self.layers.projection.vectors(captured.calls, count, self.elementwise)
 
     @property
-    def _query_loss(self) -> Loss:
+    def _query_loss(self) -> PassLoss:
         return LOGIT if isinstance(self.method.objective, Logit) else LOSS
 
     def _gradients(
-        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: Loss
+        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: PassLoss
     ) -> GradientBatch:
         def take(cut: slice) -> GradientBatch:
             others = None if against is None else against[cut]
@@ -268,15 +244,17 @@ class GradientComputer:
         return self.layers.projection.by_word(captured.calls, token_words(encoded), width, self.elementwise)
 
     def _captured(
-        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: Loss
+        self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: PassLoss
     ) -> tuple[Captured, HeadOuter | Rows | None]:
         encoded = self.completed(encoded)
         batch = self.encoder.collate(encoded, labels)
         objective, decoder = self.run.task.objective(batch, self._reduction, against), batch.decoder
         read = None if decoder is None else (decoder.mask, decoder.words)
-        terms = loss.terms(batch, objective)
+        terms, whole = loss.terms(batch, objective), softened(loss.whole(batch, objective), self._temperature)
         wanted = own_tokens(batch, objective) if self.spec.folded else None
-        captured = self._capture(batch.inputs, loss.whole(batch, objective), batch.words, read, terms, wanted)
+        captured = self._capture(batch.inputs, whole, batch.words, read, terms, wanted)
+        if self._temperature != 1:
+            captured = replace(captured, losses=host(objective.losses(captured.logits)))  # an index stores the loss
         head = self._head(captured, objective, batch, wanted)
         return (joined_pairs(captured), None if head is None else head.joined(2)) if batch.paired else (captured, head)
 
@@ -311,7 +289,8 @@ class GradientComputer:
         """Compute losses with their graph, without hooks."""
         batch = self.encoder.collate(self.completed(encoded), labels)
         logits = logits_of(self.model(**batch.inputs))
-        return self.run.task.objective(batch, self._reduction, against).losses(logits)
+        losses = self.run.task.objective(batch, self._reduction, against).losses
+        return softened(losses, self._temperature)(logits)
 
     def probabilities(self, encoded: Sequence[Encoded]) -> Float[np.ndarray, "n l"] | None:
         """Predict without gradients."""

@@ -54,6 +54,10 @@ class BaselineScores:
         """Score every training example for one query."""
         return np.where(~self.store.alive, np.nan, self._baselines.scores(name, query).mean(0))
 
+    def overlap_by_word(self, text: str) -> dict[str, Float[np.ndarray, " n"]]:
+        """BM25 of every training example for each word of a text."""
+        return self._baselines.overlap_by_word(text)
+
     def lists(
         self, query: Texts, k: int, allowed: Bool[np.ndarray, " n"]
     ) -> tuple[dict[str, tuple[BaselineHit, ...]], list[str]]:

@@ -347,7 +347,7 @@ class Index:
         self, query: Example, other: str, notes: Sequence[str], *, k: int, baselines: bool, where: Where
     ) -> Explanation:
         """Explain why one answer rather than another."""
-        if not self._scorer.linear:
+        if not self._scorer.compares_answers:
             raise InputError(f"{self.method} does not compare two answers: ask without against_target")
         where = self._filter(where)
         batch = self._ask([query, other_answer(query, other)], None, k)

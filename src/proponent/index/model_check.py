@@ -11,7 +11,7 @@ from proponent.gradients.layer_vectors import LayerVectors, settled
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
 from proponent.index.options import Options
 from proponent.index.planning import planned_blocks
-from proponent.method import EmbeddingRows, Gradients, Layers, Logit, MaskedLoss, Retaken, Term
+from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Loss, MaskedLoss, Retaken, Term
 from proponent.models import Checkpoint, Run
 from proponent.preconditioners.base import Fitter, ModelFacts, fitters_of
 from proponent.preconditioners.batches import LayerShape, layer_shapes
@@ -83,6 +83,8 @@ def _problems(method: Term, run: Run, model: nn.Module) -> Iterator[str]:
             f"{name} draws masks (masked-loss), and this run is not a masked language model: leave mask_share and "
             "mask_seed out"
         )
+    if isinstance(method.objective, Loss) and method.objective.temperature != 1 and not task.labels:
+        yield f"{name} has a temperature, which is for classifiers, and this run is none: leave temperature out"
     if isinstance(method, Retaken) and method.nearest == "signal" and not task.labels:
         yield (
             f"{name} with nearest=signal compares the error signals of a classifier, and this run is not a "

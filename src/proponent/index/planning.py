@@ -11,7 +11,7 @@ from jaxtyping import Int
 from proponent.data import Examples
 from proponent.errors import DataError, InputError
 from proponent.gradients.layer_vectors import LayerVectors
-from proponent.method import LastOfEachRun, Steps, Term
+from proponent.method import LastOfEachRun, MidRun, Steps, Term
 from proponent.models import Checkpoint, Run
 from proponent.store import Plan, PlannedBlock, PlannedSegment, Store
 from proponent.store.layout import Layout
@@ -26,6 +26,9 @@ SHARD_BYTES = 32 * 2**20
 
 SHARD_ROWS = (64, 8192)
 """Minimum and maximum number of examples per shard."""
+
+MIDDLE = 0.3, 0.7
+"""Shares of a run's steps between which `mid-run` takes checkpoints (docs/decisions/0028-fine-tuned-encoders.md)."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,30 @@ def chosen(run: Run, steps: tuple[int, ...] | None, method: Term) -> tuple[Check
     """Choose the checkpoints of an index."""
     checkpoints = method.checkpoints
     steps = checkpoints.at if steps is None and isinstance(checkpoints, Steps) else steps
+    if steps is None and isinstance(checkpoints, MidRun):
+        return tuple(one for some in _by_run(run) for one in _mid_run(some, checkpoints.count))
     if steps is None:
-        last = {one.id.run: one for one in run.checkpoints}
-        return tuple(last.values()) if isinstance(checkpoints, LastOfEachRun) else run.checkpoints
+        last = tuple(some[-1] for some in _by_run(run))
+        return last if isinstance(checkpoints, LastOfEachRun) else run.checkpoints
     _refuse_missing(run, steps)
     return tuple(one for one in run.saved if one.step in steps)
+
+
+def _by_run(run: Run) -> list[list[Checkpoint]]:
+    """Group the checkpoints of joined runs by run."""
+    runs: dict[int, list[Checkpoint]] = {}
+    for one in run.checkpoints:
+        runs.setdefault(one.id.run, []).append(one)
+    return [*runs.values()]
+
+
+def _mid_run(saved: Sequence[Checkpoint], count: int) -> list[Checkpoint]:
+    """Return the checkpoints of one run that are nearest to evenly spaced points in its middle."""
+    low, high = MIDDLE
+    points = [low + (high - low) * (at / (count - 1) if count > 1 else 0.5) for at in range(count)]
+    last = saved[-1].step
+    wanted = {min(saved, key=lambda one: (abs(one.step - point * last), one.step)).step for point in points}
+    return [one for one in saved if one.step in wanted]
 
 
 def _refuse_missing(run: Run, steps: tuple[int, ...]) -> None:

@@ -10,6 +10,7 @@ from proponent.gradients.forms import Terms
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.fastif import FastIF
 from proponent.index.loading import LoadedRun
+from proponent.index.overlap_scores import OverlapScorer
 from proponent.index.queries import QueryBatch
 from proponent.method import Baseline, EmbeddingRows, Gradients, Layers, Retaken, similarity_of
 from proponent.preconditioners.batches import layer_shapes
@@ -27,7 +28,8 @@ def scorer_of(
     store = loaded.store
     match store.plan.term:
         case Gradients() as method:
-            return GradientScorer(method, Search(store, kernel=kernel), loaded, preconditioner)
+            made = GradientScorer(method, Search(store, kernel=kernel), loaded, preconditioner)
+            return made if method.overlap is None else OverlapScorer(method.overlap, made, baselines, store)
         case Retaken():
             return FastIF(store, loaded)
         case Baseline() as method:
