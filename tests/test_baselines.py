@@ -27,7 +27,7 @@ QUERIES = ["sales in august august", "the cat isn't", "unseen zzz", "", "中 3.1
 LABELS, QUERY_LABELS = np.array([0, 1, 1, 2, 2, 0]), np.array([0, 1, 2, 2, 1])
 
 ENGINES = {"bm25": "bm25s", "tfidf-label": "sklearn"}
-INSTALL = {"bm25": "'proponent[baselines]'", "tfidf-label": "scikit-learn"}
+INSTALL = {"bm25": "bm25s", "tfidf-label": "scikit-learn"}
 
 
 def softmax_rows(rows: int, classes: int, seed: int) -> np.ndarray:

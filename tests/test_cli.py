@@ -261,7 +261,7 @@ def test_a_missing_extra_is_a_note_and_no_failure(said: Said, news: Tiny, monkey
     content = answered(said, "explain", news.index, QUERY)
     assert set(content["baselines"]) == {"tfidf-label", "embedding", "label", "random"}
     assert any(
-        "bm25 is not shown" in note and "pip install 'proponent[baselines]'" in note for note in content["notes"]
+        "bm25 is not shown" in note and "pip install bm25s" in note for note in content["notes"]
     )
 
 

@@ -47,7 +47,7 @@ class _Package(NamedTuple):
 
 
 _PACKAGES = {
-    "bm25": _Package("bm25s", "bm25s", "'proponent[baselines]'"),
+    "bm25": _Package("bm25s", "bm25s", "bm25s"),
     "tfidf-label": _Package("sklearn", "scikit-learn", "scikit-learn"),
 }
 

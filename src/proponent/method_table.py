@@ -68,7 +68,6 @@ LAYERS = "forward + backward to the first layer that is scored"
 MATRIX = f"{LAYERS}, and one matrix per layer"
 FORWARD = "forward only"
 
-BASELINES = "proponent[baselines]"
 MOMENTS = "proponent.Recorder, or --second-moment estimate"
 CLASSIFIER = "a classifier"
 
@@ -122,6 +121,10 @@ _ROWS = {  # per method: one line of parts, one line of description
         Gradients(gradient=EmbeddingRows(drop_special=True, direction=Direction()), preconditioners=(IDF(),),
                   normalize="both"),
         "cosine of embedding rows, by direction times tf-idf of the token: the default from scratch", OWN, ROWS),
+    "tracin-we-idf-bm25": Row(
+        Gradients(gradient=EmbeddingRows(drop_special=True, direction=Direction()), preconditioners=(IDF(),),
+                  normalize="both", overlap=WordOverlap()),
+        "the same, plus half of the word overlap (BM25): the default of language models trained whole", OVERLAP, ROWS),
     "tracin-last": Row(
         Gradients(gradient=Head()),
         "gradient products at the last layer, in closed form", PRUTHI, FORWARD),
@@ -139,8 +142,7 @@ _ROWS = {  # per method: one line of parts, one line of description
         "cosine of gradients over all weights", VITEL, LAYERS),
     "grad-cos-bm25": Row(
         Gradients(gradient=_layers("all"), normalize="both", overlap=WordOverlap()),
-        "the same, plus half of the word overlap (BM25): the default of adapters of language models", OVERLAP, LAYERS,
-        BASELINES),
+        "the same, plus half of the word overlap (BM25): the default of adapters of language models", OVERLAP, LAYERS),
     "influence-last": Row(
         _once(Layers(names=("head",)), GaussNewton()),
         "influence functions of the last layer: inverse of its exact Hessian, damped",
@@ -166,10 +168,10 @@ _ROWS = {  # per method: one line of parts, one line of description
         CHANG, MATRIX, 'proponent.Recorder(moments="all"), or --second-moment estimate'),
     "bm25": Row(
         Baseline(which="bm25"),
-        "word overlap (BM25), no model", "baseline", FORWARD, BASELINES),
+        "word overlap (BM25), no model", "baseline", FORWARD),
     "tfidf-label": Row(
         Baseline(which="tfidf-label"),
-        "TF-IDF cosine times the product of the two error signals", "baseline", FORWARD, BASELINES),
+        "TF-IDF cosine times the product of the two error signals", "baseline", FORWARD),
     "embedding": Row(
         Baseline(which="embedding"),
         "cosine of mean hidden states, signed by the label", "baseline", FORWARD),

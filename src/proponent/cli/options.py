@@ -232,7 +232,7 @@ class MethodOptions:
             help="A name from `proponent methods`, or a method file of `proponent tune`. Default: grad-cos for a "
             "classifier fine-tuned from a pretrained model, tracin-we-idf for a model of classes or other answers "
             "that was trained from scratch, tracin-we-adam-unit for another classifier with recorded second moments, "
-            "otherwise tracin-we."
+            "grad-cos-bm25 for an adapter of a language model, tracin-we-idf-bm25 for another one, otherwise tracin-we."
         ),
     ] = None
     path: Annotated[str | None, typer.Option(help="Tied embeddings: exact, input or output.")] = None

@@ -17,6 +17,10 @@ SCRATCH = "tracin-we-idf"
 """First on classifiers (decision 0025) and on values (0026) of models from scratch; needs no second moments."""
 TUNED = "grad-cos"
 """The best method with word scores on classifiers fine-tuned from a pretrained model (decision 0014)."""
+ADAPTED = "grad-cos-bm25"
+"""Of adapters of language models that were trained on text or conversations (decision 0029)."""
+WHOLE = "tracin-we-idf-bm25"
+"""Of language models that were trained whole on text or conversations (decision 0029)."""
 
 
 class Default(NamedTuple):
@@ -31,10 +35,7 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
     if run.task.answers:
         return _of_answers(run)
     if not run.task.labels:
-        kind = "language" if run.task.predicts_tokens else run.task.kind
-        better = f"; --method {SCRATCH} found planted facts better and is asked faster"
-        other = better if run.task.chats and run.task.trainer == "sft" else ""
-        return Default(PLAIN, f"method {PLAIN}: the default for a {kind} model{other}")
+        return _of_language(run)
     initial = _pretrained(run)
     if initial is not None and not run.info.adapter and second_moment == "recorded":
         return Default(
@@ -59,6 +60,16 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
             "them: train with proponent.Recorder(), or choose --second-moment estimate",
         )
     return Default(BEST, f"method {BEST}: the default for a classifier whose second moments are known")
+
+
+def _of_language(run: Run) -> Default:
+    """Causal language models that were trained on text (decision 0029); other objectives were not measured."""
+    kind = "language" if run.task.predicts_tokens else run.task.kind
+    if not (run.task.chats and run.task.trainer == "sft"):
+        return Default(PLAIN, f"method {PLAIN}: the default for a {kind} model")
+    if run.info.adapter:
+        return Default(ADAPTED, f"method {ADAPTED}: the default for an adapter of a language model")
+    return Default(WHOLE, f"method {WHOLE}: the default for a language model")
 
 
 def _of_answers(run: Run) -> Default:
