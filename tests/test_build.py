@@ -364,7 +364,7 @@ def test_the_default_method_is_the_best_that_the_run_allows(
     joined = proponent.build([unknown, bare], ROWS, tmp_path / "joined", steps=[8], quiet=True)
     assert joined.store.plan.method == method_of("tracin-we")
     language = proponent.build(lm_run, [{"text": "the bank"}, {"text": "a bank"}], tmp_path / "language", quiet=True)
-    assert language.store.plan.method == method_of("tracin-we")
+    assert language.store.plan.method == method_of("tracin-we-idf-bm25")
 
 
 def test_the_default_of_values_from_scratch_is_that_of_classifiers(tmp_path: Path) -> None:

@@ -260,9 +260,7 @@ def test_a_missing_extra_is_a_note_and_no_failure(said: Said, news: Tiny, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bm25s" else object())
     content = answered(said, "explain", news.index, QUERY)
     assert set(content["baselines"]) == {"tfidf-label", "embedding", "label", "random"}
-    assert any(
-        "bm25 is not shown" in note and "pip install bm25s" in note for note in content["notes"]
-    )
+    assert any("bm25 is not shown" in note and "pip install bm25s" in note for note in content["notes"])
 
 
 def test_labels_writes_the_columns_of_datalab(said: Said, news: Tiny, tmp_path: Path):

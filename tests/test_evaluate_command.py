@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import runs
 import tiny
@@ -76,6 +76,40 @@ def test_lds_says_what_it_will_run_and_what_it_found(news: tiny.Tiny, asked: Pat
     )
     assert json.loads(again) == page
     assert {path: path.stat().st_mtime_ns for path in records} == records, "nothing is trained twice"
+
+    bank = [
+        *words[: words.index("--cache")],
+        "--bank",
+        tmp_path / "lds.safetensors",
+        "--cache",
+        tmp_path / "other",
+        "--json",
+    ]
+    code, out, err = said(*bank)
+    assert code == 0, err
+    reread = json.loads(out)
+    assert [row["figures"] for row in reread["rows"]] == [row["figures"] for row in page["rows"]]
+    assert "20 halves x 2 seeds" in reread["notes"][-1]
+    assert not (tmp_path / "other" / "retrains").exists(), "none is trained again"
+    code, _, err = said(*bank, "--set", "epochs=2")
+    assert code != 0
+    assert "was made with other settings: epochs 1 there, 2 here" in " ".join(err.split())
+    code, _, err = said(*bank, "--points", 4)
+    assert code != 0
+    assert "give the same data, queries and --points" in " ".join(err.split())
+    plain = {name: one for name, one in kept.items() if name != "groups"}
+    save_file(plain, tmp_path / "bare.safetensors")
+    code, out, _ = said(
+        *(tmp_path / "bare.safetensors" if one == tmp_path / "lds.safetensors" else one for one in bank)
+    )
+    assert code == 0
+    assert "only sizes were compared" in json.loads(out)["notes"][-1]
+    save_file({"masks": kept["masks"]}, tmp_path / "half.safetensors")
+    code, _, err = said(
+        *(tmp_path / "half.safetensors" if one == tmp_path / "lds.safetensors" else one for one in bank)
+    )
+    assert code != 0
+    assert "has no halves and outputs" in " ".join(err.split())
 
 
 def test_only_an_lds_has_arrays(news: tiny.Tiny, tmp_path: Path, said: Said):

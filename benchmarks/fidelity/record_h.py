@@ -27,8 +27,8 @@ from safetensors.numpy import load_file
 from proponent.demo.chat_model import FineTuning, fine_tune, save_base
 
 METHODS = (
-    "tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-idf", "tracin-last", "tracin-all", "grad-cos", "datainf",
-    "ekfac", "trackstar",
+    "grad-cos-bm25", "tracin-we-idf-bm25", "tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-idf", "tracin-last",
+    "tracin-all", "grad-cos", "datainf", "ekfac", "trackstar",
 )  # fmt: skip
 DELETED = ("tracin-we", "tracin-last")
 
@@ -83,6 +83,7 @@ def evaluate(args: argparse.Namespace, metric: str, methods: tuple[str, ...], wh
 def halves(args: argparse.Namespace, methods: tuple[str, ...], what: str) -> None:
     """LDS, plain and within quartiles of length."""
     sizes = ("--points", args.queries, "--subsets", args.subsets, "--seeds", 2, "--groups", "length")
+    sizes += () if args.bank is None else ("--bank", args.bank)
     evaluate(args, "lds", methods, what, *sizes, "--arrays", args.cache / f"{what}.safetensors")
 
 
@@ -93,7 +94,7 @@ def bank(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Every method and control against the bank."""
-    halves(args, METHODS, "report")
+    halves(args, tuple(args.methods), "report")
     lds = json.loads((args.cache / "report.json").read_text(encoding="utf-8"))
     harness.write_record(args.out, "fidelity-h-lds", {"seconds": seconds(args.cache), "page": lds})
 
@@ -132,6 +133,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("fidelity-cache/h"))
     parser.add_argument("--base", type=Path, help="folder of another chat model")
     parser.add_argument("--subsets", type=int, default=30)
+    parser.add_argument("--bank", type=Path, help="`report`: kept halves and outputs, instead of training them again")
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="of `report`")
     harness.add_defaults(parser, {"rows": 200, "queries": 40, "length": 48, "longest": 64})
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the record")
     return parser.parse_args()

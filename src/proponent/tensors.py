@@ -31,6 +31,12 @@ def read_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, 
         return {name: file.get_tensor(name) for name in keys}
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read what a safetensors file says about itself; empty if it says nothing."""
+    with _reading(path), _opened(path) as file:
+        return dict(cast("Mapping[str, str] | None", file.metadata()) or {})
+
+
 def halve(path: Path) -> None:
     """Convert the 32-bit floats of a file to 16-bit ones, in place."""
     tensors = read_tensors(path)

@@ -64,17 +64,21 @@ def evaluate(
     ] = "gold",
     arrays: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write scores, halves and outputs of an LDS as safetensors."),
+        typer.Option(metavar="FILE", help="Write scores, halves and outputs of an LDS as safetensors (a bank)."),
+    ] = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Measure an LDS against the halves of a bank, and train none again."),
     ] = None,
     out: PageFiles = None,
 ) -> None:
     """Compare methods with controls and confidence intervals, retraining where the metric requires it."""
     chosen = choice("--metric", metric, _METRICS)
-    _check_files(chosen, out, arrays)
+    _check_files(chosen, out, arrays, bank)
     sizes: dict[str, Any] = {"methods": listed(methods), "budget": budget, "points": points, "seeds": seeds}
     sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets}
     sizes |= {"runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
-    sizes |= {"arrays": arrays, "sides": ("helped",) if helped_only else ("helped", "hurt")}
+    sizes |= {"arrays": arrays, "bank": bank, "sides": ("helped",) if helped_only else ("helped", "hurt")}
     request = _requested(run, data, queries, retraining, model, columns, output, sizes)
     from proponent.evaluate.measure import measure
     from proponent.views.evaluation import print_report
@@ -85,8 +89,12 @@ def evaluate(
     output.show(page.to_dict, lambda: print_report(page))
 
 
-def _check_files(metric: str, pages: list[Path] | None, arrays: Path | None) -> None:
-    """Refuse files that cannot be written, before any work is done."""
+def _check_files(metric: str, pages: list[Path] | None, arrays: Path | None, bank: Path | None) -> None:
+    """Refuse files that cannot be written or read, before any work is done."""
+    if bank is not None and not bank.is_file():
+        raise InputError(f"--bank {bank}: there is no such file; `evaluate --metric lds --arrays FILE` writes one")
+    if bank is not None and metric != "lds":
+        raise InputError(f"--bank {bank}: only --metric lds has halves and their outputs")
     for path in pages or ():
         usable(path, "--out")
     usable(arrays, "--arrays")

@@ -62,6 +62,7 @@ class EvaluationRequest:
     max_length: int | None = None  # maximum tokens per text
     seed: int = 0  # seed for held-out rows, subsets and controls
     arrays: Path | None = None  # file that an LDS writes its scores, halves and outputs to
+    bank: Path | None = None  # such a file, whose halves and outputs an LDS reads instead of training again
     quiet: bool = False  # no progress
     say: Callable[[str], None] = print  # receives lines for the user
 

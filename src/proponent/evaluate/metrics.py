@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from proponent.errors import InputError
+from proponent.evaluate.bank import read_bank, write_bank
 from proponent.evaluate.budget import deletion_size, lds_size
 from proponent.evaluate.controls import best_control, lexical, with_controls
 from proponent.evaluate.deletion import (
@@ -35,7 +35,7 @@ from proponent.evaluate.ranking import (
 )
 from proponent.evaluate.report import bands, figure, plain_rows, report, verdict
 from proponent.evaluate.tail_patch import tail_patch
-from proponent.tensors import read_tensors, write_tensors
+from proponent.tensors import read_tensors
 from proponent.training.loop import one_thread
 from proponent.training.precision import in_32_bits
 from proponent.training.retraining import RetrainJob, Retrains, null_gap
@@ -73,14 +73,20 @@ def measure_lds(subject: Experiment) -> EvaluationReport:
     """LDS of every method and control, with the ceiling and the share of it."""
     request, found, (grouping, groups) = subject.request, lds_inputs(subject), subject.groups
     if request.arrays is not None:
-        _write_arrays(request.arrays, with_controls(found.scores, found.controls), found.masks, found.outputs, groups)
+        scores = with_controls(found.scores, found.controls)
+        write_bank(request.arrays, subject, scores, found.masks, found.outputs, groups)
     return lds_page(
         found.scores, found.controls, found.masks, found.outputs, found.notes, groups=groups, grouping=grouping
     )
 
 
 def lds_inputs(subject: Experiment) -> LdsInputs:
-    """Train on random halves, and score the training set by every method and control."""
+    """Train on random halves, or read a bank, and score the training set by every method and control."""
+    if subject.request.bank is not None:
+        kept = read_bank(subject.request.bank, subject)
+        with one_thread():
+            scores, controls = subject.method_scores(), subject.control_scores()
+        return LdsInputs(scores, controls, kept.masks, kept.outputs, [*subject.notes, kept.note])
     request, retrains = subject.request, subject.retrains(keep_places=False)
     seeds = 2 if request.seeds is None else request.seeds
     size, queries = retrains.retrainer.size, len(subject.problem.queries)
@@ -107,19 +113,6 @@ def lds_inputs(subject: Experiment) -> LdsInputs:
     if request.stratified:
         notes.append(f"halves are stratified: every half has the same number of rows of each {grouping}")
     return LdsInputs(scores, controls, masks, outputs, notes)
-
-
-def _write_arrays(
-    path: Path,
-    scores: Mapping[str, Float[np.ndarray, "q n"]],
-    masks: Bool[np.ndarray, "m n"],
-    outputs: Float[np.ndarray, "r m q"],
-    groups: Int[np.ndarray, " n"] | None,
-) -> None:
-    """Write what an LDS is made of, for other statistics and other scores."""
-    arrays = {f"scores.{name}": one.astype(np.float32) for name, one in scores.items()}
-    arrays |= {"masks": masks.astype(np.uint8), "outputs": outputs}
-    write_tensors(path, arrays if groups is None else arrays | {"groups": groups})
 
 
 def measure_deletion(subject: Experiment) -> EvaluationReport:
