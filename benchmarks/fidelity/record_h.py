@@ -27,8 +27,8 @@ from safetensors.numpy import load_file
 from proponent.demo.chat_model import FineTuning, fine_tune, save_base
 
 METHODS = (
-    "grad-cos-bm25", "tracin-we-idf-bm25", "tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-idf", "tracin-last",
-    "tracin-all", "grad-cos", "datainf", "ekfac", "trackstar",
+    "grad-cos-bm25", "tracin-we-idf-bm25", "tracin-we", "tracin-we-topk", "tracin-we-noc", "tracin-we-idf",
+    "tracin-last", "tracin-all", "grad-cos", "datainf", "ekfac", "trackstar",
 )  # fmt: skip
 DELETED = ("tracin-we", "tracin-last")
 
