@@ -21,17 +21,30 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import harness
 import record_g
 
-STEPS_KEPT = {"early": [2, 4, 6], "middle": [6, 10, 14], "late": [16, 18, 20], "last": [20], "all": None}
-"""Which of the ten checkpoints of 20 steps are summed."""
+MIDDLE, LAST = (6, 10, 14), (20,)
+"""Steps of checkpoints that are summed, of 20."""
 VARIANTS: dict[str, dict[str, Any]] = {
-    "grad-cos": {"method": "grad-cos"},
-    "grad-cos body": {"method": "grad-cos", "names": ["linear"]},
-    "grad-cos blocks": {"method": "grad-cos", "names": ["blocks"]},
-    "tracin-last": {"method": "tracin-last"},
-    "ekfac": {"method": "ekfac"},
-    "tracin-we": {"method": "tracin-we"},
-    "tracin-we-idf": {"method": "tracin-we-idf"},
+    "grad-cos": {"at": MIDDLE},
+    "grad-cos, last": {"method": "grad-cos", "at": LAST},
+    "linear": {"method": "grad-cos", "names": ["linear"], "at": MIDDLE},
+    "blocks": {"method": "grad-cos", "names": ["blocks"], "at": MIDDLE},
+    "linear, softened by 4": {"method": "grad-cos", "names": ["linear"], "temperature": 4.0, "at": MIDDLE},
+    "linear, softened by 16": {"method": "grad-cos", "names": ["linear"], "temperature": 16.0, "at": MIDDLE},
+    "softened, early": {"method": "grad-cos", "names": ["linear"], "temperature": 4.0, "at": (2, 4, 6)},
+    "softened, late": {"method": "grad-cos", "names": ["linear"], "temperature": 4.0, "at": (16, 18, 20)},
+    "softened, last": {"method": "grad-cos", "names": ["linear"], "temperature": 4.0, "at": LAST},
+    "softened, all ten": {"method": "grad-cos", "names": ["linear"], "temperature": 4.0, "at": tuple(range(2, 21, 2))},
+    "no cosine": {"method": "tracin-layers", "names": ["linear"], "at": MIDDLE},
+    "softened with overlap": {"method": "grad-cos-bm25", "names": ["linear"], "temperature": 4.0, "at": MIDDLE},
+    "tracin-last": {"at": MIDDLE},
+    "tracin-last, last": {"method": "tracin-last", "at": LAST},
+    "ekfac": {"at": (10,)},
+    "ekfac, softened": {"method": "ekfac", "temperature": 4.0, "at": (10,)},
+    "ekfac, last": {"method": "ekfac", "at": LAST},
+    "tracin-we": {"at": MIDDLE},
+    "tracin-we-idf": {"at": MIDDLE},
 }
+"""Methods, layers, losses and checkpoints that are compared for the default."""
 METHODS = (
     "grad-cos", "tracin-all", "tracin-sec", "tracin-last", "influence-last", "representer", "datainf", "ekfac",
     "trackstar", "tracin-we", "tracin-we-adam-unit", "tracin-we-idf",
@@ -77,12 +90,11 @@ def choose(args: argparse.Namespace, name: str) -> None:
     folder.mkdir(exist_ok=True)
     made: list[str] = []
     for variant, fields in VARIANTS.items():
-        for which, steps in STEPS_KEPT.items():
-            once = variant == "ekfac"
-            kept = {} if steps is None else {"checkpoints": {"kind": "steps", "at": steps[-1:] if once else steps}}
-            path = folder / f"{variant} {which}.json"
-            path.write_text(json.dumps(fields | {"name": f"{variant}, {which}"} | kept))
-            made.append(str(path))
+        kept = {"checkpoints": {"kind": "steps", "at": list(fields["at"])}}
+        path = folder / f"{variant.replace(',', '').replace(' ', '-')}.json"
+        rest = {key: value for key, value in fields.items() if key != "at"}
+        path.write_text(json.dumps({"method": variant} | rest | {"name": variant} | kept))
+        made.append(str(path))
     evaluate(args, name, made, "choose")
 
 
