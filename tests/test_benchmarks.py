@@ -59,7 +59,7 @@ ALLOWED = (
         "the projection is measured alone, over many seeds",
     ),
     (
-        "replay_lds.py replay_memory.py same_training.py",
+        "replay_lds.py replay_memory.py same_training.py unrolled.py",
         "dynamics.loops dynamics.replay_engine",
         "the replay engine is measured: its memory, its weighted replays",
     ),
@@ -247,6 +247,7 @@ RUNS = {
     "replay": [
         "replay_memory.py --steps 6 --out {out}",
         "replay_lds.py --data {data} --setting scratch --rows 24 --subsets 8 --queries 2 --folder {tmp}/r --out {out}",
+        "unrolled.py --data {data} --rows 16 --queries 3 --left-out 6 --tokens 16 --batch 8 --width 16 --out {out}",
     ],
     "same": [
         "same_scores.py runs {tmp}/same",

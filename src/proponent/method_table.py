@@ -59,6 +59,7 @@ VITEL = (
 )
 LAWRENCE = "Lawrence et al. 2021, Explaining Neural Matrix Factorization with Gradient Rollback (arXiv 2010.05516)"
 MAGIC = "Ilyas and Engstrom 2025, MAGIC: Near-Optimal Data Attribution for Deep Learning"
+DENG = "Deng et al. 2026, How Faithful Is Trajectory-Based Data Attribution? (arXiv 2605.18814)"
 OWN = "Direction and idf of TracIn-WE's rows (docs/methods/tracin-we.md)"
 OVERLAP = "Cosine of gradients and word overlap, in standard deviations (docs/methods/layers.md)"
 ADAM = "TracIn-WE with the optimizer's own step"
@@ -187,6 +188,12 @@ _ROWS = {  # per method: one line of parts, one line of description
         MAGIC, "the training once, plus about 3 times the training per query",
         "proponent.Recorder(replay=True), or proponent train --replay",
         "proponent explain RUN TEXT --method replay --data DATA"),
+    "unroll": Row(
+        Loop(which="replay", settings={"curvature": "fisher"}),
+        "the same, with the Fisher matrix of each step in place of its Hessian", DENG,
+        "the training once, plus about 3 times the training per query",
+        "proponent.Recorder(replay=True), or proponent train --replay",
+        "proponent explain RUN TEXT --method unroll --data DATA"),
     "rollback": Row(
         Loop(which="rollback"),
         "change of an output when the recorded updates of an example are taken back, among neighbours",

@@ -7,14 +7,15 @@ examples are ranked.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from proponent.data import Examples
 from proponent.dynamics.derivative import Derivative, Smoothness
 from proponent.dynamics.loops import LoopScores, Query
-from proponent.dynamics.replay_engine import Replay
-from proponent.errors import RunError
+from proponent.dynamics.replay_engine import Curvature, Replay
+from proponent.errors import InputError, RunError
 from proponent.index.planning import label_numbers
 from proponent.models import Run
 
@@ -31,6 +32,16 @@ NOTES = (
     "derivative with respect to a factor on the example's loss: the shares need not sum to the score",
     "initial weights, data order and random draws are those of this one run: do not compare these scores with "
     "figures averaged over seeds",
+)
+
+
+APPROXIMATE = {
+    "fisher": "with each batch's empirical Fisher matrix in place of its Hessian",
+    "none": "without the effect of a change on the gradients of later steps",
+}
+APPROXIMATE_CAVEAT = (
+    "A score approximates the derivative of the query's loss with respect to the weight of a training example in this "
+    "one training run, with fixed initial weights, data order and random draws; the method replay computes it exactly."
 )
 
 
@@ -53,22 +64,39 @@ class ReplayResult:
 
 
 def replayed(
-    run: Run, examples: Examples, queries: Sequence[Query], *, max_length: int | None = None, quiet: bool = False
+    run: Run,
+    examples: Examples,
+    queries: Sequence[Query],
+    *,
+    curvature: Curvature = "exact",
+    max_length: int | None = None,
+    quiet: bool = False,
 ) -> ReplayResult:
     """Replay a run and differentiate some outputs."""
     work = Replay(run, list(examples), label_numbers(run, examples), max_length=max_length, quiet=quiet)
     deviation = work.deviation()
-    found = work.derivative(queries)
+    found = work.derivative(queries, curvature)
     rows = np.argsort(-np.abs(found.scores[0]), kind="stable")[:TRIED].tolist()
     return ReplayResult(deviation, found, work.smoothness(queries[0], found, rows))
 
 
 def scores(
-    run: Run, examples: Examples, queries: Sequence[Query], *, max_length: int | None = None, quiet: bool = False
+    run: Run,
+    examples: Examples,
+    queries: Sequence[Query],
+    *,
+    curvature: Curvature = "exact",
+    max_length: int | None = None,
+    quiet: bool = False,
 ) -> LoopScores:
-    """Score the training set, unless its training is not smooth."""
-    found = replayed(run, examples, queries, max_length=max_length, quiet=quiet)
+    """Score the training set, unless its training is not smooth; `unroll` approximates the curvature of later steps."""
+    if curvature not in get_args(Curvature):
+        raise InputError(f"curvature {curvature!r}: choose one of {', '.join(get_args(Curvature))}")
+    found = replayed(run, examples, queries, curvature=curvature, max_length=max_length, quiet=quiet)
     smoothness, derivative = found.smoothness, found.derivative
+    if curvature != "exact":
+        used = f"every recorded step was replayed, {APPROXIMATE[curvature]}"
+        return LoopScores(derivative.scores, used, found.description(), NOTES, APPROXIMATE_CAVEAT, derivative.of_words)
     if not smoothness.smooth:
         raise RunError(
             f"the training of {run.path} is not smooth: changing the weights of examples by 1 % changes the output "

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from proponent.training.schedule import Step, advance, drawing, recorded
 from proponent.types import Example
 
 T = TypeVar("T")
+
+Curvature = Literal["exact", "fisher", "none"]
+"""How a derivative passes the later steps: the Hessian of each batch, its empirical Fisher matrix, or not at all."""
 
 TOLERANCE = 1e-3
 """Largest deviation of the replayed weights from the saved ones, relative to how far training moved them."""
@@ -160,7 +163,7 @@ class Replay:
         with torch.no_grad(), self._evaluating():
             return host(self._query_losses(parameters, queries)).astype(np.float64)
 
-    def derivative(self, queries: Sequence[Query]) -> Derivative:
+    def derivative(self, queries: Sequence[Query], curvature: Curvature = "exact") -> Derivative:
         """Differentiate queries' losses through the whole training."""
         if not queries:
             raise InputError("replay needs a text to explain: give at least one")
@@ -172,7 +175,7 @@ class Replay:
             with drawing(step, self._device):
                 gradient = self._gradient(leaves.parameters, step, leaves.weight, leaves.factors)
             for query in range(len(queries)):
-                cotangents[query] = self._pull(step, leaves, gradient, cotangents[query], sums, query)
+                cotangents[query] = self._pull(step, leaves, gradient, cotangents[query], sums, query, curvature)
         words = np.concatenate([one.words for one in self._encoded])
         return Derivative(sums.scores, sums.tokens, sums.indptr, words, losses)
 
@@ -329,7 +332,14 @@ class Replay:
         return np.asarray(losses), cotangents
 
     def _pull(
-        self, step: Step, leaves: Variables, gradient: Tensor, cotangent: OptimizerState, sums: ScoreSums, query: int
+        self,
+        step: Step,
+        leaves: Variables,
+        gradient: Tensor,
+        cotangent: OptimizerState,
+        sums: ScoreSums,
+        query: int,
+        curvature: Curvature,
     ) -> OptimizerState:
         """Propagate one query's derivative back over one step, and add the step's part of the scores."""
         before = [part.detach().requires_grad_() for part in leaves.state.parts]
@@ -339,11 +349,21 @@ class Replay:
             pulled = torch.autograd.grad(
                 list(after.parts), [*before, given], list(cotangent.parts), allow_unused=True, materialize_grads=True
             )
-            through = torch.autograd.grad(
-                gradient, [leaves.parameters, leaves.weight, leaves.factors], pulled[3], retain_graph=True
-            )
-        sums.add(query, step.rows, through[1], through[2])
-        return OptimizerState(pulled[0] + through[0], pulled[1], pulled[2])
+            wanted = [leaves.weight, leaves.factors, *([leaves.parameters] if curvature == "exact" else [])]
+            through = torch.autograd.grad(gradient, wanted, pulled[3], retain_graph=True)
+        sums.add(query, step.rows, through[0], through[1])
+        if curvature == "none":
+            return OptimizerState(*pulled[:3])
+        passed = through[2] if curvature == "exact" else self._fisher_product(step, leaves, through[0])
+        return OptimizerState(pulled[0] + passed, pulled[1], pulled[2])
+
+    def _fisher_product(self, step: Step, leaves: Variables, products: Float[Tensor, " b"]) -> Float[Tensor, " p"]:
+        """Multiply a vector by the batch's empirical Fisher matrix, given its products with each example's gradient."""
+        # The products are those with g_z / B, an example's part of the batch's gradient; the sum over g_z has no 1 / B.
+        flat = leaves.parameters.detach().requires_grad_()
+        with torch.enable_grad(), drawing(step, self._device):
+            losses, _ = self._losses(self._parameters(flat), step)
+            return torch.autograd.grad((losses * products).sum(), flat)[0]
 
     @contextmanager
     def _weighing(self, factors: Float[Tensor, "b t"] | None) -> Generator[None]:
