@@ -392,7 +392,7 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
         started_from("no", None),
     )
     index = proponent.build(tuned, ROWS, tmp_path / "index", steps=[8])
-    assert index.store.plan.method.name == "grad-cos"
+    assert index.store.plan.method.name == "grad-cos-mid"
     assert "fine-tuned from a pretrained model (some/encoder)" in capsys.readouterr().err
     hit = index.explain(TEXT).proponents[0]
     assert sum(one.share for one in hit.words) == pytest.approx(hit.score, rel=1e-3)
@@ -401,12 +401,12 @@ def test_the_default_of_a_fine_tuned_encoder_looks_at_all_layers(
         assert default_method(_joined(others)).method == "tracin-we-adam-unit"
     assert default_method(_joined([fresh])).method == "tracin-we-idf"
     assert default_method(_joined([fresh]), second_moment="estimate").method == "tracin-we-adam-unit"  # asked for
-    assert default_method(_joined([tuned, again])).method == "grad-cos"
+    assert default_method(_joined([tuned, again])).method == "grad-cos-mid"
     assert default_method(_joined([tuned]), second_moment="estimate").method == "tracin-we-adam-unit"  # asked for
     alone = Path(shutil.copytree(tuned / "checkpoint-24", tuned / "model"))  # one model; its record lies in its folder
     assert default_method(Run.from_pretrained(alone)).method == "tracin-we-adam-unit"
     shutil.copy(tuned / RUN_FILE, alone)
-    assert default_method(Run.from_pretrained(alone)).method == "grad-cos"
+    assert default_method(Run.from_pretrained(alone)).method == "grad-cos-mid"
     other = started_from("other", "another/encoder")
     assert "(another/encoder, some/encoder)" in default_method(_joined([tuned, other])).reason
     (other / RUN_FILE).write_text(json.dumps({"initial": "drawn/anew", "trained_before": False}))

@@ -159,7 +159,7 @@ def test_a_change_means_what_it_meant_or_is_refused(name: str):
                 pytest.fail(f"{changes} is taken: {changed(named(name), changes, name)}")
 
 
-LATER = ("tracin-we-idf", "tracin-we-idf-bm25", "grad-cos-bm25", "unroll")
+LATER = ("tracin-we-idf", "tracin-we-idf-bm25", "grad-cos-mid", "grad-cos-bm25", "unroll")
 """Methods that the flat record never had."""
 
 

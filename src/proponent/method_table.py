@@ -28,6 +28,7 @@ from proponent.method import (
     Loop,
     Loss,
     Method,
+    MidRun,
     Named,
     Projection,
     RefitHead,
@@ -141,9 +142,13 @@ _ROWS = {  # per method: one line of parts, one line of description
     "grad-cos": Row(
         Gradients(gradient=_layers("all"), normalize="both"),
         "cosine of gradients over all weights", VITEL, LAYERS),
+    "grad-cos-mid": Row(
+        Gradients(gradient=_layers("all"), normalize="both", checkpoints=MidRun()),
+        "the same, at three checkpoints in the middle of each run: the default of fine-tuned encoders", VITEL, LAYERS),
     "grad-cos-bm25": Row(
         Gradients(gradient=_layers("all"), normalize="both", overlap=WordOverlap()),
-        "the same, plus half of the word overlap (BM25): the default of adapters of language models", OVERLAP, LAYERS),
+        "as grad-cos, plus half of the word overlap (BM25): the default of adapters of language models", OVERLAP,
+        LAYERS),
     "influence-last": Row(
         _once(Layers(names=("head",)), GaussNewton()),
         "influence functions of the last layer: inverse of its exact Hessian, damped",

@@ -66,7 +66,7 @@ class TrainingOptions:
         int | None,
         typer.Option(
             min=1,
-            help="Number of evenly spaced checkpoints; default: 10 from scratch, one per epoch of a pretrained model.",
+            help="Number of evenly spaced checkpoints; default: 10 from scratch, 4 of a pretrained model.",
         ),
     ] = None
     half: Annotated[bool, typer.Option("--half", help="Keep checkpoints in 16-bit floats.")] = False

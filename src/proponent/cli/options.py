@@ -229,7 +229,7 @@ class MethodOptions:
     method: Annotated[
         str | None,
         typer.Option(
-            help="A name from `proponent methods`, or a method file of `proponent tune`. Default: grad-cos for a "
+            help="A name from `proponent methods`, or a method file of `proponent tune`. Default: grad-cos-mid for a "
             "classifier fine-tuned from a pretrained model, tracin-we-idf for a model of classes or other answers "
             "that was trained from scratch, tracin-we-adam-unit for another classifier with recorded second moments, "
             "grad-cos-bm25 for an adapter of a language model, tracin-we-idf-bm25 for another one, otherwise tracin-we."

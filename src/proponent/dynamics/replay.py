@@ -7,7 +7,7 @@ examples are ranked.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 
@@ -85,14 +85,15 @@ def scores(
     examples: Examples,
     queries: Sequence[Query],
     *,
-    curvature: Curvature = "exact",
+    curvature: str = "exact",
     max_length: int | None = None,
     quiet: bool = False,
 ) -> LoopScores:
     """Score the training set, unless its training is not smooth; `unroll` approximates the curvature of later steps."""
     if curvature not in get_args(Curvature):
         raise InputError(f"curvature {curvature!r}: choose one of {', '.join(get_args(Curvature))}")
-    found = replayed(run, examples, queries, curvature=curvature, max_length=max_length, quiet=quiet)
+    how = cast("Curvature", curvature)
+    found = replayed(run, examples, queries, curvature=how, max_length=max_length, quiet=quiet)
     smoothness, derivative = found.smoothness, found.derivative
     if curvature != "exact":
         used = f"every recorded step was replayed, {APPROXIMATE[curvature]}"

@@ -12,6 +12,7 @@ from proponent.errors import DataError, DiskFullError, InputError
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_vectors import chosen_layers
 from proponent.gradients.model_parts import second_tables
+from proponent.index.checkpoint_notes import too_few
 from proponent.index.clock import Clock
 from proponent.index.example_weights import weight_notes
 from proponent.index.model_check import check_model
@@ -30,7 +31,7 @@ from proponent.index.planning import (
 from proponent.index.row_check import check_rows
 from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, NOT_TRAINED, Worker, listed, untrained
-from proponent.method import Baseline, EmbeddingRows, Gradients, Logit, Loss, Retaken, Term
+from proponent.method import Baseline, Gradients, Logit, Loss, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
 from proponent.models.adapter_modules import trained_of
 from proponent.models.best import OTHERS
@@ -53,9 +54,6 @@ from proponent.store import (
 )
 from proponent.version import __version__
 from proponent.words import RULES
-
-FEW = 5
-"""A build of rows by direction with fewer checkpoints per run says that more are better (docs/log.md)."""
 
 _SMALLER = "--rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
 
@@ -339,11 +337,7 @@ class Build:
                 "path input: the head shares the embedding's table, and the head's part of the gradient is left out"
             )
         notes += self._appended_notes()
-        if self._directed and len(self.checkpoints) < FEW * len({one.id.run for one in self.checkpoints}):
-            notes.append(
-                f"checkpoints used: {len(self.checkpoints)}; {self.method.name} works best with about ten checkpoints "
-                "per run (proponent train --checkpoints 10, proponent.Recorder(checkpoints=10))"
-            )
+        notes += too_few(self.method, self.run, self.checkpoints)
         if self.options.rows != "fp32":
             notes.append(f"gradient rows are stored as {self.options.rows} with one scale each: scores are rounded")
         return notes
@@ -356,12 +350,6 @@ class Build:
             said = one.appended(table, self.worker.stored(self.writer, self.cuts, first))
             if said:
                 yield f"{self.examples.name} was appended: {said}"
-
-    @property
-    def _directed(self) -> bool:
-        """Whether rows are scaled by direction, which differs between checkpoints."""
-        gradient = self.method.gradient if isinstance(self.method, Gradients) else None
-        return isinstance(gradient, EmbeddingRows) and gradient.direction is not None
 
     def _run_notes(self) -> list[str]:
         """Notes on how the run's folder was read; excluded checkpoints are named only if the user chose no steps."""

@@ -49,6 +49,9 @@ _ARGUMENTS = (
 )
 
 
+TUNED_CHECKPOINTS = 4
+"""Number of checkpoints of a pretrained model: a quarter apart, so that three lie within the training."""
+
 CHECKPOINTS = 10
 """Checkpoints of a training from scratch; LDS within class on TREC: .220 with 3, .255 with 10 (docs/log.md)."""
 

@@ -27,7 +27,7 @@ from proponent.models import Run
 from proponent.models.huggingface import TrainerCallback, first_line, load_tokenizer, positions, transformers
 from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.placement import Placement
-from proponent.models.recorder import CHECKPOINTS, Recorder
+from proponent.models.recorder import CHECKPOINTS, TUNED_CHECKPOINTS, Recorder
 from proponent.models.scratch import byte_bpe, causal_lm, classifier, wordpiece
 from proponent.models.tasks.classification import refuse_end_token
 from proponent.progress import track
@@ -50,7 +50,7 @@ class Training:
 
     model: str | None = None  # name or folder; None trains a small one from scratch
     epochs: int = 3
-    # number of equidistant checkpoints; None: 10 for a model from scratch, one per epoch for a pretrained one
+    # number of equidistant checkpoints; None: 10 for a model from scratch, 4 for a pretrained one
     checkpoints: int | None = None
     half: bool = False  # store their weights as 16-bit floats
     batch_size: int = 32
@@ -289,7 +289,7 @@ def _trainer(
     model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, training: Training, weight_column: str
 ) -> Any:
     rate = training.learning_rate or (1e-3 if training.model is None else 5e-5)
-    kept = training.checkpoints or (CHECKPOINTS if training.model is None else None)
+    kept = training.checkpoints or (CHECKPOINTS if training.model is None else TUNED_CHECKPOINTS)
     initial = training.model or "fresh"
     recorder = Recorder(initial=initial, replay=training.replay, checkpoints=kept, half=training.half)
     place = training.placement
@@ -300,7 +300,7 @@ def _trainer(
         learning_rate=rate,
         adam_epsilon=training.adam_epsilon,
         seed=training.seed,
-        save_strategy="epoch" if kept is None else "no",
+        save_strategy="no",
         save_only_model=True,
         logging_strategy="epoch",
         report_to=[],
