@@ -319,7 +319,6 @@ IMPORTS = {"scikit-learn": "sklearn"}
 EXTRAS = {
     "accelerate": "train",
     "peft": "peft",
-    "bm25s": "baselines",
     "starlette": "serve",
     "uvicorn": "serve",
     "anyio": "serve",
