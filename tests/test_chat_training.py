@@ -83,7 +83,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def index(run: Path, tmp_path_factory: pytest.TempPathFactory) -> proponent.Index:
-    return proponent.build(run, ROWS, tmp_path_factory.mktemp("chat") / "index", quiet=True)
+    return proponent.build(run, ROWS, tmp_path_factory.mktemp("chat") / "index", "tracin-we", quiet=True)
 
 
 # ---- the Recorder's note ----

@@ -106,7 +106,7 @@ def indexed(name: str, folder: Path) -> proponent.Index:
     trainer.train()
     trainer.save_model()
     own.save_pretrained(folder / "run")
-    return proponent.build(folder / "run", rows, folder / "index", quiet=True)
+    return proponent.build(folder / "run", rows, folder / "index", "tracin-we", quiet=True)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -50,5 +50,4 @@ def answered_scores(
     queries = [asked if span is None else {**asked, "span": span}]
     if against_target is None:
         return index.scores(queries, against=against)[0]
-    scores = index.scores([*queries, {**asked, "target": against_target}], against=against)
-    return scores[0] - scores[1]
+    return index.contrast_scores(queries[0], against_target)

@@ -137,6 +137,12 @@ class Grouping:
     def __init__(self, store: Store, scorer: Scorer[QueryBatch]) -> None:
         self.store, self._scorer = store, scorer
 
+    def compared(self, batch: QueryBatch) -> QueryGroup:
+        """Return the difference of two answers to one question."""
+        if not self._scorer.compares_answers:
+            raise InputError(f"{self.store.plan.method.name} does not compare two answers: ask without against_target")
+        return QueryGroup(batch, [0, 1], linear=True, signs=(1.0, -1.0))
+
     def _check(self) -> None:
         """Refuse to aggregate scores that are solved query by query."""
         if not self._scorer.joins:

@@ -320,6 +320,12 @@ class Index:
         found = [self._scorer.scores(batch, rows) for rows in blocks(len(queries))]
         return np.concatenate(found) if found else np.zeros((0, self.store.n))
 
+    def contrast_scores(self, query: Query, against_target: str) -> Float[np.ndarray, " n"]:
+        """Score every training example as `explain` with `against_target` ranks them; InputError as there."""
+        (asked,) = queries_of([query])
+        both = self._grouping.compared(self._ask([asked, other_answer(asked, against_target)], None))
+        return self._scorer.scores(both, [0])[0]
+
     def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
         """Predict the class of some texts at the last checkpoint of the index.
 
@@ -347,11 +353,9 @@ class Index:
         self, query: Example, other: str, notes: Sequence[str], *, k: int, baselines: bool, where: Where
     ) -> Explanation:
         """Explain why one answer rather than another."""
-        if not self._scorer.compares_answers:
-            raise InputError(f"{self.method} does not compare two answers: ask without against_target")
         where = self._filter(where)
         batch = self._ask([query, other_answer(query, other)], None, k)
-        both = QueryGroup(batch, [0, 1], linear=True, signs=(1.0, -1.0))
+        both = self._grouping.compared(batch)
         (ranking,) = self._scorer.top(both, [0], k, where)
         lines = [*notes, f"the score of this answer minus that of another one: {other}"]
         found = self._answers.answer(both, 0, ranking, k, baselines=baselines, where=where, notes=lines)
