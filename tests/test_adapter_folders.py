@@ -239,7 +239,9 @@ def test_the_notes_say_what_was_trained(base: Path, tmp_path: Path) -> None:
     frozen = adapter(base, tmp_path / "frozen", peft.LoraConfig)
     saved = adapter(base, tmp_path / "saved", peft.LoraConfig, modules_to_save=["embed_tokens"], use_rslora=True)
     notes = [
-        " ".join(proponent.build(one, ROWS, tmp_path / f"{one.name}.index", quiet=True).store.manifest.notes)
+        " ".join(
+            proponent.build(one, ROWS, tmp_path / f"{one.name}.index", "tracin-we", quiet=True).store.manifest.notes
+        )
         for one in (frozen, saved)
     ]
     assert "LoRA of rank 2 on q_proj, down_proj (" in notes[0]
