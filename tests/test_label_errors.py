@@ -194,8 +194,11 @@ def test_pairs_show_both_texts(pairs: Tiny):
 def test_what_cannot_be_ranked(news: Tiny, lines: Tiny, tmp_path: Path):
     with pytest.raises(InputError, match="language model, which has no labels"):
         label_errors(Store(lines.index))
+    with pytest.raises(InputError, match="tracin-we-idf-bm25 of this index computes other scores"):
+        support(Store(lines.index))  # word overlap is no product of gradients
+    whole = proponent.build(lines.run, lines.data, tmp_path / "whole", "tracin-we", quiet=True)
     with pytest.raises(InputError, match="tracin-we of this index computes other scores"):
-        support(Store(lines.index))  # the head shares the table: products meet outside equal tokens
+        support(whole.store)  # the head shares the table: products meet outside equal tokens
     for method in ("tracin-we-syn", "tracin-last", "label", "representer", "ekfac", "fastif"):
         index = proponent.build(news.run, news.data, tmp_path / method, method=method, quiet=True)
         with pytest.raises(InputError, match="use --ranking mean-probability"):
@@ -204,7 +207,7 @@ def test_what_cannot_be_ranked(news: Tiny, lines: Tiny, tmp_path: Path):
 
 
 def test_support_of_the_input_path_of_a_language_model(lines: Tiny, tmp_path: Path):
-    index = proponent.build(lines.run, lines.data, tmp_path / "input", path="input", quiet=True)
+    index = proponent.build(lines.run, lines.data, tmp_path / "input", "tracin-we", path="input", quiet=True)
     rows = lines.rows
     scores = index.scores([row["text"] for row in rows], targets=[row["target"] for row in rows])
     wanted = scores.sum(1) - scores.diagonal()

@@ -176,7 +176,7 @@ def _refuse_unlike(store: Store) -> None:
     if not isinstance(method, Gradients) or isinstance(method.objective, Logit) or method.prepare is not None:
         raise _unlike(store)
     kept = isinstance(method.gradient, Layers) or (store.plan.by_token and similarity_of(method) is None)
-    if not kept or method.preconditioner("query") is not None:
+    if not kept or method.preconditioner("query") is not None or method.overlap is not None:
         raise _unlike(store)
 
 
