@@ -32,7 +32,8 @@ def _has_plain_head(store: Store) -> bool:
     method = store.plan.term
     if not isinstance(method, Gradients) or store.plan.by_token or isinstance(method.objective, Logit):
         return False
-    plain = not preconditioners_of(method) and method.prepare is None and similarity_of(method) is None
+    plain = not preconditioners_of(method) and method.prepare is None and method.overlap is None
+    plain = plain and similarity_of(method) is None
     named = isinstance(method.gradient, EmbeddingRows | Head) and store.plan.label_names is None
     return plain and named and not method.scales_queries
 
