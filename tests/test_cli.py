@@ -95,6 +95,8 @@ def test_index_says_what_it_holds(said: Said, news: Tiny, tmp_path: Path):
 
 def test_index_options_reach_the_method(said: Said, lines: Tiny, tmp_path: Path):
     options = (
+        "--method",
+        "tracin-we",
         "--path",
         "input",
         "--unit-norm",
