@@ -14,7 +14,7 @@ from starlette.requests import Request as WebRequest
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from proponent.errors import InputError, ProponentError
+from proponent.errors import DiskFullError, InputError, ProponentError
 from proponent.views.frames import Link, Screen
 from proponent.views.page import css, screen
 from proponent.web import exports
@@ -235,7 +235,8 @@ class Explorer:
         else:
             if isinstance(error, OSError):
                 error = InputError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
-            status = 503 if isinstance(error, BusyError) else 400 if isinstance(error, InputError) else 500
+            kinds = {BusyError: 503, InputError: 400, DiskFullError: 507}
+            status = next((code for kind, code in kinds.items() if isinstance(error, kind)), 500)
         links = tuple(
             Link(f"{text} {name}", ExampleState(index=name).url(path))
             for name in self.open_indexes.shown

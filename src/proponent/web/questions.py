@@ -9,7 +9,7 @@ is shown without being kept.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -164,8 +164,16 @@ def _stored(name: str, content: Mapping[str, Any]) -> StoredAnswer:
         str(column): tuple(GroupScores(**current_keys(one)) for one in some)
         for column, some in cast("Mapping[str, Any]", content["groups"]).items()
     }
-    question = Question(**content["question"])
+    question = _question(content["question"])
     return StoredAnswer(name, question, answer, str(content["when"]), groups, float(content["seconds"]))
+
+
+def _question(content: Mapping[str, Any]) -> Question:
+    """A stored question; one with a field of a newer version is another question than it would seem."""
+    unknown = content.keys() - {one.name for one in fields(Question)}
+    if unknown:
+        raise KeyError(min(unknown))
+    return Question(**content)
 
 
 def _summary(line: bytes, root: str) -> Summary | None:
@@ -175,7 +183,7 @@ def _summary(line: bytes, root: str) -> Summary | None:
         if content["root"] != root:
             return None
         hits = {str(name): (int(rank), float(score)) for name, (rank, score) in content["hits"].items()}
-        question, when = Question(**content["question"]), str(content["when"])
+        question, when = _question(content["question"]), str(content["when"])
         own = is_own(content, root)
         return Summary(str(content["id"]), question, content["predicted"], content["explained"], when, hits, own)
     except (ValueError, KeyError, TypeError, AttributeError):
