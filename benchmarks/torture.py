@@ -19,11 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import decisions
 import harness
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
-import decisions
 
 import crashes
 import damage

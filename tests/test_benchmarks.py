@@ -52,6 +52,7 @@ ALLOWED = (
         "the search is timed alone, and with the release of mapped pages off",
     ),
     ("explorer.py generated_index.py search_scale.py", "types", "names checkpoints of indexes written without a model"),
+    ("decisions.py", "actions.decisions errors", "processes that decide through the library"),
     ("explorer.py", "web.questions web.states", "stores answers, for there is no model to ask"),
     (
         "projections.py",
