@@ -94,12 +94,7 @@ def segments(text: str, marks: Sequence[Mark] = ()) -> tuple[TextSegment, ...]:
 
 def escaped(spelled: str) -> str:
     """JSON whose strings have escapes in place of invisible characters; their values are the same."""
-    return _GHOST.sub(lambda found: json.dumps(found[0])[1:-1], spelled)
-
-
-def visible(text: str) -> str:
-    """Text with glyphs for invisible characters, which no terminal obeys; white space stays."""
-    return "".join(piece.text for piece in pieces(text))
+    return INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1], spelled)
 
 
 def plain(text: str) -> str:
