@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proponent.cli.lines import echo
 from proponent.cli.explain import HideFunctionWords
+from proponent.cli.lines import echo
 from proponent.cli.options import (
     Against,
     Baselines,
