@@ -146,7 +146,8 @@ def test_one_search_by_expression_at_a_time_and_two_wait(index: Path) -> None:
     working.wait(20)
     until(lambda: len(outcomes) == 5)
     assert outcomes == ["busy"] * 5
-    assert "try again" in made.get("/table?q=x&how=regex").seen
+    refused = made.get("/table?q=x&how=regex")
+    assert (refused.status, "try again" in refused.seen) == (503, True)
     assert made.get("/export/table.csv?q=x&how=regex").status == 503
     assert made.get("/table?q=a").status == made.get("/table").status == made.get("/about").status == 200
     go_on.set()

@@ -125,7 +125,7 @@ def server(application: Application) -> uvicorn.Server:
         http=TimedHead,
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="error",  # requests that are no HTTP are no news, and could fill a log
         access_log=False,
         server_header=False,
         headers=[("connection", "close")],

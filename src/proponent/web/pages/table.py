@@ -17,7 +17,8 @@ from proponent.views.text_marks import Mark, clip
 from proponent.views.turns import TurnView, turn_views
 from proponent.web.layout import Filter, file_links, method_line
 from proponent.web.open_indexes import OpenIndex
-from proponent.web.states import LONGEST_LIST, SIZES, ListedState, TableState, toggled
+from proponent.web.slots import BusyError
+from proponent.web.states import LONGEST_LIST, SIZES, ExampleState, ListedState, TableState, toggled
 from proponent.web.table import NO_VALUE, ExampleTable, Selection
 
 TITLES = {
@@ -121,6 +122,8 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
             rows = rows_of(
                 shown, selection.places[start : start + state.size], decisions, start + 1, state, marker=marker
             )
+    except BusyError:
+        raise  # a short page: a full one would take what others wait for
     except InputError as error:
         problem = str(error)
         counts = table.select(TableState(index=state.index), decisions).counts
