@@ -18,7 +18,7 @@ from proponent.views.turns import TurnView, turn_views
 from proponent.web.layout import Filter, file_links, method_line
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.slots import BusyError
-from proponent.web.states import LONGEST_LIST, SIZES, ExampleState, ListedState, TableState, toggled
+from proponent.web.states import LONGEST_LIST, SIZES, ListedState, TableState, toggled
 from proponent.web.table import NO_VALUE, ExampleTable, Selection
 
 TITLES = {
