@@ -99,7 +99,7 @@ def test_weights_that_were_trained_before_are_noticed(tmp_path: Path) -> None:
     runs.edit(tmp_path / "tuned" / RUN_FILE, trained_before=True)
     assert default_method(Run.from_pretrained(tmp_path / "fresh")).method == "tracin-we-idf"
     found = default_method(Run.from_pretrained(tmp_path / "tuned"))
-    assert found.method == "grad-cos"
+    assert found.method == "grad-cos-mid"
     assert "fine-tuned from a pretrained model (name not recorded" in found.reason
 
 
