@@ -327,7 +327,7 @@ class Index:
         return self._scorer.scores(both, [0])[0]
 
     def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
-        """Names of the classes that the index's last checkpoint predicts; InputError for a language model or no text."""
+        """Classes that the last checkpoint predicts; InputError for a language model or no text."""
         names = self.run.task.labels.names
         if not names:
             raise InputError("this run is a language model: it predicts no classes")
