@@ -16,6 +16,7 @@ from proponent.evaluate.metrics import (
     measure_noise,
     measure_tail_patch,
 )
+from proponent.evaluate.word_removal_page import measure_words
 from proponent.suggest import nearest
 from proponent.training.schedule import Settings
 from proponent.views.evaluation import EvaluationReport
@@ -24,6 +25,7 @@ _PLAIN: dict[str, Callable[[Experiment], EvaluationReport]] = {
     "deletion": measure_deletion,
     "lds": measure_lds,
     "tailpatch": measure_tail_patch,
+    "words": measure_words,
 }
 
 
