@@ -236,6 +236,7 @@ def _foot(answer: Explanation) -> RenderableType:
     )
     rates += f"; learning rates: {_line(rules[0])}" if len(rules) == 1 else ""
     path = "" if answer.embedding_path is None else f", gradient path {answer.embedding_path}"
+    path += "" if answer.words_are is None else f", words by {_line(answer.words_are)}"
     method = f"method {_line(answer.method)}{path}, {answer.loss} loss; checkpoints: {rates or 'none'}"
     return Group(*(_say(note) for note in answer.notes), _say(answer.caveat), Text(method, style="dim"))
 
