@@ -38,8 +38,8 @@ test-browser: $(VENV)/.dev .browser/package/axe.min.js
 	cd .browser && npm pack --silent axe-core@4.14.1 >/dev/null && tar xzf axe-core-4.14.1.tgz package/axe.min.js
 
 check: $(VENV)/.dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff format --check src tests benchmarks tools
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
@@ -113,6 +113,17 @@ fidelity-llm: $(VENV)/.dev $(VENV)/.llm
 
 torture: $(VENV)/.dev
 	$(BIN)/python benchmarks/torture.py
+
+# constraints.txt with the hashes of all files: uv is in an environment of its own, and no dependency.
+lock:
+	$(PYTHON) -m venv .lock
+	.lock/bin/pip install -q uv==0.13.9
+	.lock/bin/uv pip compile pyproject.toml -c constraints.txt --all-extras --generate-hashes --universal \
+	  --python-version 3.11 --no-header --no-annotate --no-emit-index-url -q -o .lock/requirements.txt
+	{ head -2 requirements.lock; cat .lock/requirements.txt; } > .lock/new && mv .lock/new requirements.lock
+
+sbom: $(VENV)/.demo
+	$(BIN)/python tools/sbom.py
 
 clean:
 	rm -rf $(VENV) demo-out demo-llm-out .llm-cache

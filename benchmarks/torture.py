@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import decisions
 import harness
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -37,6 +38,7 @@ TITLES = {
     "crashes": "every prefix of the operations, with lost and reordered unsynced writes",
     "writers": "eight writers at a time, some killed; shares of 1, 2, 4 and 8 processes",
     "full disk": "a full file system in memory, with real processes",
+    "decisions": "decisions of 16 connections and 4 processes, with kills and full disks",
     "fuzz": "made-up plans, manifests, headers and numbers, their sums put right",
 }
 
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every n-th operation of the disk")
     parser.add_argument("--runs", type=int, default=100, help="runs of eight writers")
     parser.add_argument("--fuzz", type=int, default=1000, help="made-up inputs per test of the fuzz")
+    parser.add_argument("--decisions", type=int, default=100_000, help="decisions that must all be confirmed")
     parser.add_argument("--only", default="", help="names of suites, with commas")
     parser.add_argument("--page", type=Path, default=harness.ROOT / "docs" / "torture.md")
     options = parser.parse_args()
@@ -84,6 +87,7 @@ def jobs(
         "failures": lambda: crashes.fail(every_phase(), work, options.every, tell),
         "crashes": lambda: crashes.replay(every_phase(), work, options.every, 4, tell),
         "full disk": lambda: full_disk(work),
+        "decisions": lambda: decided(options, work),
         "fuzz": lambda: fuzz(options.fuzz),
     }
 
@@ -99,6 +103,12 @@ def full_disk(work: Path) -> dict[str, Any]:
         return crashes.full_disk(command, faults.root_of(tiny.index), work, shares)
     except crashes.NoMountError as error:
         return {"not run": f"a small file system cannot be mounted here ({error})"}
+
+
+def decided(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Decide through the explorer and the library, and read the log."""
+    settings = {"n": options.decisions, "connections": 16, "processes": 4, "kills": max(2, options.decisions // 1000)}
+    return decisions.confirmed(argparse.Namespace(folder=work / "decisions", **settings))
 
 
 def fuzz(examples: int) -> dict[str, Any]:

@@ -4,7 +4,9 @@ Nothing heavy is imported before a test file needs it: the process that only han
 """
 
 import gc
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from hypothesis import settings
 import checked
 
 checked.install()  # before anything of proponent is imported
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="proponent-tests-")  # tests make no key for this user
 
 if TYPE_CHECKING:
     import tiny

@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,11 @@ class Browser:
                 time.sleep(0.1)
                 reply = Reply(303, {"location": where}, b"")
         return reply
+
+    def undo(self, back: str, step: int | None = None) -> Reply:
+        """Undo the decision that the page names as the last one."""
+        shown = re.search(r'name="step" value="(\d+)"', self.get(back).text) if step is None else None
+        return self.post("/undo", {"back": back, "step": step if shown is None else shown[1]})
 
     def _started(self) -> Child:
         """The process with the model: one that another explorer left, or a new one."""

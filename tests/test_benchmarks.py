@@ -52,6 +52,7 @@ ALLOWED = (
         "the search is timed alone, and with the release of mapped pages off",
     ),
     ("explorer.py generated_index.py search_scale.py", "types", "names checkpoints of indexes written without a model"),
+    ("decisions.py", "actions.decisions errors", "processes that decide through the library"),
     ("explorer.py", "web.questions web.states", "stores answers, for there is no model to ask"),
     (
         "projections.py",
@@ -243,6 +244,8 @@ RUNS = {
     "forecast": ["forecast.py --data {data} --only small --scale 50 --repeats 1 --out {out}"],
     "explorer": ["explorer.py --n 600 --readers 2 --pages 1 --folder {tmp}/e --out {out}"],
     "verify_speed": ["verify_speed.py --sizes 200 --width 8 --folder {tmp}/v --out {out}"],
+    "attack": ["attack.py --n 600 --visits 8 --folder {tmp}/a --out {out}"],
+    "decisions": ["decisions.py --n 120 --connections 4 --processes 2 --kills 2 --folder {tmp}/d --out {out}"],
     "torture": ["torture.py --only kills,flips --kills 2 --flips 4 --page {tmp}/t.md --out {out}"],
     "replay": [
         "replay_memory.py --steps 6 --out {out}",

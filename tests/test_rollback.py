@@ -2,6 +2,7 @@
 
 import copy
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from proponent.evaluate.rolled_back import ALL, DELETED, DROP, RollbackSettings,
 from proponent.models import Run
 from proponent.models.change_record import FOLDER, read_changes
 from proponent.models.factorization import FactorizationConfig, FactorizationForSequenceClassification, class_token
+from proponent.training import one_by_one
 from proponent.training.fact_steps import FactLoop, touched
 from proponent.training.loop import TrainingLoop
 from proponent.training.one_by_one import INITIAL, OneByOne, OneByOneProblem, loop_of, train_one_by_one
@@ -49,6 +51,25 @@ def knowledge(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Examples]:
     folder = tmp_path_factory.mktemp("facts")
     examples = read_facts(facts.write(folder / "train.tsv", facts.triples()))
     return train_one_by_one(examples, folder / "run", TRAINING, HOW), examples
+
+
+def test_a_run_that_was_killed_before_its_end_does_not_pass_for_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL leaves what was written so far: nothing removes it."""
+    examples = read_facts(facts.write(tmp_path / "train.tsv", facts.triples()))
+    write = one_by_one.write_run
+
+    def killed(*given: Any, **named: Any) -> Run:
+        write(*given, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(one_by_one, "write_run", killed)
+    monkeypatch.setattr(one_by_one, "whole_or_gone", lambda _: nullcontext())
+    with pytest.raises(KeyboardInterrupt):
+        train_one_by_one(examples, tmp_path / "run", TRAINING, HOW)
+    (note,) = Run.from_pretrained(tmp_path / "run").notes
+    assert "has not finished" in note
 
 
 def weights(run: Run, initial: bool = False) -> dict[str, np.ndarray]:

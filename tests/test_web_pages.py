@@ -27,7 +27,7 @@ from proponent.store.inventory import inventory
 from proponent.views import Explanation, frames, text_marks, turns
 from proponent.views.frames import Screen
 from proponent.views.page import TEMPLATES, environment
-from proponent.web import app, exports, layout, questions
+from proponent.web import downloads, exports, layout, questions
 from proponent.web.pages import ask, comparison, example, groups, pick
 from proponent.web.pages import index as index_pages
 from proponent.web.pages import table as table_pages
@@ -430,7 +430,7 @@ def test_decisions_show_everywhere_and_undo_takes_them_back(browser: Browser, an
     decided = lines(browser.get("/export/decisions.jsonl").body)
     assert {one["id"]: one["act"] for one in decided}["n0"] == "drop"
     for _ in range(2):
-        browser.post("/undo", {"back": back})
+        assert browser.undo(back).location == back
     assert "dropped" not in browser.get(back).seen
     assert browser.post("/decide", {"id": "nobody", "act": "drop"}).status == 400
     assert browser.post("/decide", {"id": "n0", "act": "explode"}).status == 400
@@ -517,7 +517,7 @@ def test_files_that_are_made_and_sent_in_parts_are_the_same(
     url = f"/export/table.{kind}?sort=-loss"
     whole = browser.get(url)
     monkeypatch.setattr(exports, "BLOCK", 7)
-    monkeypatch.setattr(app, "PART", 100)
+    monkeypatch.setattr(downloads, "PART", 100)
     parts = browser.get(url)
     assert len(whole.body) > 1000
     assert parts.body == whole.body

@@ -13,4 +13,5 @@ def say_once(line: str) -> None:
         if line in _SAID:
             return
         _SAID.add(line)
-    sys.stderr.write(f"proponent: {line}\n")
+    # names of folders are data: no character of them may control a terminal
+    sys.stderr.write("proponent: " + "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line) + "\n")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 Child = subprocess.Popen[str]
+TimeoutExpired = subprocess.TimeoutExpired
 
 SAFE = "PYTHONSAFEPATH"
 """If set, Python does not add the working folder to `sys.path`; PYTHONPATH still works."""

@@ -32,6 +32,7 @@ from proponent.cli import (
     weigh,
 )
 from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
+from proponent.cli.lines import echo
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
 from proponent.version import __version__
@@ -88,7 +89,7 @@ for panel, commands in PANELS.items():
 
 def _version(asked: bool) -> bool:
     if asked:
-        typer.echo(f"proponent {__version__}")
+        echo(f"proponent {__version__}")
         raise typer.Exit
     return asked
 
@@ -127,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def fail(message: str) -> None:
     """Write a one-line error message."""
-    typer.echo("proponent: " + " ".join(message.split()), err=True)
+    echo("proponent: " + " ".join(message.split()), err=True)
 
 
 def _decoded(word: str) -> str:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from proponent.cli.chat_options import CountingOptions
+from proponent.cli.lines import echo
 from proponent.cli.options import (
     BuildOptions,
     Data,
@@ -135,7 +136,7 @@ def train(
         steps = [one.step for one in run.checkpoints]
         output.show(
             lambda at=folder, held=steps: {"run": str(at), "checkpoints": held},
-            lambda at=folder, held=steps: typer.echo(f"{at}: checkpoints at steps {', '.join(map(str, held))}"),
+            lambda at=folder, held=steps: echo(f"{at}: checkpoints at steps {', '.join(map(str, held))}"),
         )
 
 
@@ -168,7 +169,7 @@ def index(
     if slurm is not None:
         if shard is not None:
             raise InputError("--slurm N shares the shards out itself: leave --shard out")
-        typer.echo(slurm)
+        echo(slurm)
         return
     settings: dict[str, Any] = building.settings() | {"append": append, "shard": shard, "repair": repair}
     settings |= vars(counting)
@@ -198,11 +199,9 @@ def _report(built: "Index", out: Path, output: OutputOptions) -> None:
     if not store.sealed:
         output.show(
             lambda: {"index": str(out), "finished": False, "coverage": store.coverage},
-            lambda: typer.echo(
-                f"{out} is unfinished: {store.coverage:.0%} of the examples are in it: run the other parts"
-            ),
+            lambda: echo(f"{out} is unfinished: {store.coverage:.0%} of the examples are in it: run the other parts"),
         )
         return
     for note in store.manifest.notes:
         output.hint(note)
-    output.show(lambda: built.summary, lambda: typer.echo(f"{out}: {built!r}"))
+    output.show(lambda: built.summary, lambda: echo(f"{out}: {built!r}"))

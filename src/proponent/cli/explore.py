@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from proponent.cli.lines import echo
 from proponent.cli.options import (
     Against,
     Baselines,
@@ -37,7 +38,7 @@ def serve(
     options = vars(opening) | {"run": None if opening.run is None else str(opening.run)}
 
     def say(address: str) -> None:
-        output.show(lambda: {"address": address}, lambda: typer.echo(address))
+        output.show(lambda: {"address": address}, lambda: echo(address))
         output.hint("open this address in a browser; press Ctrl-C to stop")
         if not no_token:
             output.hint("the token in it lets in whoever has it, until this command ends: share it with care")
@@ -73,7 +74,7 @@ def report(
     size = out.stat().st_size
     output.show(
         lambda: {"out": str(out), "answers": len(answers), "bytes": size},
-        lambda: typer.echo(f"{out}: {len(answers):,} explanations, {size / 1e6:.1f} MB"),
+        lambda: echo(f"{out}: {len(answers):,} explanations, {size / 1e6:.1f} MB"),
     )
 
 
@@ -104,7 +105,7 @@ def apply(
     done = run_apply(store, decisions, out, guard=spreadsheet_safe, data=data or ())
     content = {"out": str(out), "rows": done.rows, "fixed": done.fixed, "dropped": done.dropped, "note": done.note}
     line = f"{out}: {done.rows:,} rows; {done.fixed:,} labels fixed, {done.dropped:,} rows dropped"
-    output.show(lambda: content, lambda: typer.echo(line))
+    output.show(lambda: content, lambda: echo(line))
     if done.note:
         output.hint(done.note)
     if not decisions.current:

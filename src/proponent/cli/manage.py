@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from proponent.cli.chat_options import CountingOptions
+from proponent.cli.lines import echo
 from proponent.cli.options import (
     BuildOptions,
     Data,
@@ -24,7 +25,6 @@ from proponent.cli.options import (
 from proponent.errors import DamagedError, InputError
 from proponent.views.inventory import print_inventory, spelled, spelled_bytes
 from proponent.views.tables import print_table
-from proponent.views.text_marks import plain
 
 if TYPE_CHECKING:
     from proponent.store import Checksums, Verdict
@@ -93,17 +93,17 @@ def _print_verdict(index: Path, verdict: "Verdict") -> None:
     speed = f" ({spelled_bytes(verdict.size / verdict.seconds)}/s)" if verdict.seconds else ""
     summary = f"{verdict.files:,} files, {spelled_bytes(verdict.size)} in {verdict.seconds:.2f} s{speed}"
     if not verdict.sealed:
-        typer.echo(
+        echo(
             f"{index} is unfinished: only its finished files are checked; run the same `proponent index` command to "
             "resume"
         )
     if not verdict.damage:
-        typer.echo(f"{index}: intact: {summary}")
+        echo(f"{index}: intact: {summary}")
         return
-    typer.echo(f"{index}: damaged: {summary}")
+    echo(f"{index}: damaged: {summary}")
     for one in verdict.damage:  # one line each, not wrapped, so that file names can be copied
         ranges = ", ".join(f"{begin:,} to {end:,}" for begin, end in joined(one.ranges))
-        typer.echo(plain(f"{one.file} {one.problem}" + (f": bytes {ranges}" if ranges else "")))
+        echo(f"{one.file} {one.problem}" + (f": bytes {ranges}" if ranges else ""))
 
 
 def info(
@@ -160,7 +160,7 @@ def delete(
     left, gone = after.counts.examples, after.counts.deleted - store.counts.deleted
     output.show(
         lambda: {"index": str(index), "deleted": gone, "examples": left, "merkle_root": after.manifest.merkle_root},
-        lambda: typer.echo(f"{index}: {gone:,} examples deleted, {left:,} remain"),
+        lambda: echo(f"{index}: {gone:,} examples deleted, {left:,} remain"),
     )
     if gone:
         output.hint(f"to free their disk space, run `proponent merge {shlex.quote(str(index))}`")
@@ -197,7 +197,7 @@ def merge(
         "bytes_freed": freed,
         "merkle_root": manifest.merkle_root,
     }
-    output.show(lambda: content, lambda: typer.echo(f"{index}: {summary if merged else 'there was nothing to merge'}"))
+    output.show(lambda: content, lambda: echo(f"{index}: {summary if merged else 'there was nothing to merge'}"))
 
 
 def _waiting(index: Path, output: OutputOptions) -> Callable[[], None]:

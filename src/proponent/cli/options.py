@@ -1,6 +1,5 @@
 """Option groups that several commands share, and their conversion to library arguments."""
 
-import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from proponent.cli.assignments import plain, settings_in
+from proponent.cli.lines import echo, echo_json
 from proponent.errors import InputError
 from proponent.suggest import nearest
 
@@ -58,7 +58,7 @@ class OutputOptions:
     def hint(self, message: str) -> None:
         """Write a line to stderr that is not a result."""
         if not self.quiet:
-            typer.echo(message, err=True)
+            echo(message, err=True)
 
     def show(self, content: Callable[[], Any], draw: Callable[[], object]) -> None:
         """Write a result to stdout: one line of JSON, or readable text."""
@@ -66,7 +66,7 @@ class OutputOptions:
             draw()
             return
         unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        typer.echo(json.dumps(content(), ensure_ascii=not unicode, allow_nan=False))
+        echo_json(content(), ascii_only=not unicode)
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ class MethodOptions:
             warnings.simplefilter("always", FutureWarning)
             found = stored_method(method, **given)
         for one in caught:
-            typer.echo(str(one.message), err=True)
+            echo(str(one.message), err=True)
         return found
 
 

@@ -11,7 +11,7 @@ from proponent.data.rewriting import Part, write_columns, write_parts
 from proponent.data.sources import read, read_local
 from proponent.data.spreadsheet import write_csv
 from proponent.data.stored import StoredExamples, parquet_bytes
-from proponent.data.whole import ExampleColumns, How, SearchResult, WordSets, spans
+from proponent.data.whole import ExampleColumns, How, SearchResult, WordSets, spans, spans_in_time
 
 __all__ = [
     "Columns",
@@ -29,6 +29,7 @@ __all__ = [
     "read",
     "read_local",
     "spans",
+    "spans_in_time",
     "to_json",
     "write_columns",
     "write_csv",

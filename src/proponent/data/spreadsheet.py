@@ -16,7 +16,11 @@ from jaxtyping import Shaped
 from proponent.disk import write_stream
 from proponent.errors import DataError
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
+_SIGNS = "=+-@＝＋－＠﹢﹣﹦﹫"  # full-width and small forms, too: some programs read them as the plain ones
+_CONTROLS = "\t\r\n\0\v\f"
+_LEADING = re.compile("[\\s\ufeff\u200b-\u200f\u2060\u00ad]*")
+"""What programs may ignore before a formula: blanks, a byte order mark, invisible characters."""
+
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -83,7 +87,7 @@ def _write(file: TextSink, names: Sequence[str], rows: Iterable[Sequence[object]
         row = [_plain(cell) for cell in cells]
         if guard:
             for i, cell in enumerate(row):
-                if isinstance(cell, str) and cell.startswith(_FORMULA) and not _NUMBER.fullmatch(cell):
+                if isinstance(cell, str) and _may_be_formula(cell):
                     row[i] = "'" + cell
                     guarded += 1
         return row
@@ -93,6 +97,14 @@ def _write(file: TextSink, names: Sequence[str], rows: Iterable[Sequence[object]
     writer.writerow(safe(names))
     writer.writerows(map(safe, rows))
     return guarded
+
+
+def _may_be_formula(cell: str) -> bool:
+    if cell.startswith(tuple(_CONTROLS)):
+        return True
+    begin = _LEADING.match(cell)
+    bare = cell[begin.end() :] if begin else cell
+    return bare.startswith(tuple(_SIGNS)) and not _NUMBER.fullmatch(cell.strip(" "))
 
 
 def _plain(cell: object) -> object:

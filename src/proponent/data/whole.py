@@ -21,7 +21,13 @@ How = Literal["substring", "word", "regex"]
 TEXTS = ("text", "text_pair", "target")
 NAMES = ("id", "row", *TEXTS, "content", "label", "source")
 BLOCK = 8192
-"""Rows searched between two checks of the time limit, or split into words at a time."""
+"""Rows split into words at a time."""
+
+FIRST_BYTES, MOST_BYTES = 64 * 1024, 8 * 1024 * 1024
+"""Bytes of text searched between two checks of the time limit: few at first, since an expression may be slow."""
+
+QUICK, SLOW = 0.02, 0.1
+"""Seconds for one block below which the next one is larger, and above which it is smaller."""
 
 LONGEST_PATTERN = 500
 """Maximum characters of a search pattern."""
@@ -88,26 +94,80 @@ class ExampleColumns:
         """The number of each example, by id."""
         return {identity: place for place, identity in enumerate(self.column("id").to_pylist())}
 
+    @cached_property
+    def _ends(self) -> Int[np.ndarray, " n"]:
+        """Where the texts of each example end, in bytes of all texts."""
+        total = np.zeros(len(self), dtype=np.int64)
+        for name in TEXTS:
+            if self.has(name):
+                total += compute.binary_length(self.column(name)).fill_null(0).to_numpy()
+        return np.cumsum(total)
+
     def find(self, how: How, pattern: str, seconds: float) -> SearchResult:
         """Search the texts, ignoring case, in time linear in their length."""
         expression = _expression(how, pattern)
         found = np.zeros(len(self), dtype=np.bool_)
-        until = time.monotonic() + seconds
         columns = [self.column(name) for name in TEXTS if self.has(name)]
-        for start in range(0, len(self), BLOCK):
+        pace = Pace(seconds)
+        start = 0
+        while start < len(self) and not pace.over:
+            before = int(self._ends[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(self._ends, before + pace.bytes, side="right")))
             for column in columns:
-                mask = _match(column.slice(start, BLOCK), how, pattern, expression)
-                found[start : start + BLOCK] |= mask.fill_null(False).to_numpy(zero_copy_only=False)
-            if time.monotonic() > until and start + BLOCK < len(self):
-                return SearchResult(found, start + BLOCK)
-        return SearchResult(found, len(self))
+                mask = _match(column.slice(start, stop - start), how, pattern, expression)
+                found[start:stop] |= mask.fill_null(False).to_numpy(zero_copy_only=False)
+            start = stop
+            pace.step()
+        return SearchResult(found, start)
+
+
+class Pace:
+    """How many bytes are searched at a time, so that a time limit is kept even for a slow expression."""
+
+    def __init__(self, seconds: float) -> None:
+        self.bytes = FIRST_BYTES
+        self._last = time.monotonic()
+        self._until = self._last + seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() > self._until
+
+    def step(self) -> None:
+        """End a block: choose the size of the next one."""
+        now = time.monotonic()
+        if now - self._last < QUICK:
+            self.bytes = min(self.bytes * 2, MOST_BYTES)
+        elif now - self._last > SLOW:
+            self.bytes = max(self.bytes // 2, FIRST_BYTES // 4)
+        self._last = now
 
 
 def spans(texts: Sequence[str], how: How, pattern: str) -> list[tuple[Span, ...]]:
     """Find all matches of a pattern in some texts, in linear time."""
+    return spans_in_time(texts, how, pattern, float("inf"))
+
+
+def spans_in_time(texts: Sequence[str], how: How, pattern: str, seconds: float) -> list[tuple[Span, ...]]:
+    """Find all matches in the first texts, as many as the time allows; the list may be shorter than the texts."""
     if not texts:
         return []
     expression = _expression(how, pattern)
+    pace, found = Pace(seconds), list[tuple[Span, ...]]()
+    while len(found) < len(texts) and not pace.over:
+        some, size = list[str](), 0
+        for text in texts[len(found) :]:
+            size += len(text)
+            if some and size > pace.bytes:
+                break
+            some.append(text)
+        found += _spans(some, how, pattern, expression)
+        pace.step()
+    return found
+
+
+def _spans(texts: Sequence[str], how: How, pattern: str, expression: str) -> list[tuple[Span, ...]]:
     around, inside = (r"\1" + _OPEN + r"\2" + _CLOSE, f"({_EDGE_BEFORE})(?i:({re_escape(pattern)}))")
     marked = compute.replace_substring_regex(
         pack_texts(texts),

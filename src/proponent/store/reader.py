@@ -54,6 +54,7 @@ class Store:
             raise InputError(no_index(folder))
         self.sealed = self.layout.manifest.is_file()
         if not self.sealed and not partial:
+            read_json(self.layout.plan, Plan)  # an unfinished index of a newer version says so first
             raise InputError(
                 f"the index at {folder} is unfinished: run the same `proponent index` command again to resume; or "
                 "use the finished part with --partial (partial=True)"

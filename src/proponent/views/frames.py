@@ -63,6 +63,7 @@ class Screen:
     answer_links: Annotated[AnswerLinks | None, "links of the answer to its examples; None without an answer"] = None
     exports: Annotated[tuple[Link, ...], "files of what is shown"] = ()
     caveat: Annotated[str, "caution about the meaning of a score"] = CAVEAT
+    warnings: Annotated[tuple[str, ...], "what a reader must know of this page before anything else"] = ()
     method: Annotated[str, "method, checkpoints and learning rates in one line"] = ""
 
 

@@ -5,6 +5,7 @@ hidden character.
 """
 
 import itertools
+import json
 import math
 import re
 import unicodedata
@@ -121,9 +122,19 @@ def segments(text: str, marks: Sequence[Mark] = ()) -> tuple[TextSegment, ...]:
     return tuple(found)
 
 
+def escaped(spelled: str) -> str:
+    """JSON whose strings have escapes in place of invisible characters; their values are the same."""
+    return _GHOST.sub(lambda found: json.dumps(found[0])[1:-1], spelled)
+
+
+def visible(text: str) -> str:
+    """Text with glyphs for invisible characters, which no terminal obeys; white space stays."""
+    return "".join(piece.text for piece in pieces(text))
+
+
 def plain(text: str) -> str:
     """One line of visible text: glyphs for invisible characters, single spaces for white space."""
-    return " ".join("".join(piece.text for piece in pieces(text)).split())
+    return " ".join(visible(text).split())
 
 
 def columns(text: str) -> int:

@@ -1,7 +1,8 @@
 """The routes of the explorer: each reads a state, builds one screen and renders it."""
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -10,14 +11,15 @@ from urllib.parse import parse_qsl
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as WebRequest
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from proponent.errors import InputError, ProponentError
+from proponent.errors import DiskFullError, InputError, ProponentError
 from proponent.views.frames import Link, Screen
 from proponent.views.page import css, screen
 from proponent.web import exports
 from proponent.web.conversation import from_form
+from proponent.web.downloads import Download, FileResponse
 from proponent.web.layout import PageRequest, frame
 from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
@@ -27,15 +29,14 @@ from proponent.web.pages.example import example_screen
 from proponent.web.pages.groups import group_screen
 from proponent.web.pages.table import table_screen
 from proponent.web.safety import URL_BYTES
+from proponent.web.slots import BusyError
 from proponent.web.states import ExampleState, PageState, QuestionState, TableState
 
 S = TypeVar("S", bound=PageState)
-Endpoint = Callable[[WebRequest], Response]
+Endpoint = Callable[[WebRequest], Response | FileResponse]
 
 STATIC = Path(__file__).parent / "static"
 THEMES = ("", "light", "dark")
-PART = 256 * 1024
-"""Bytes of a file per sent part."""
 THEME_COOKIE = "proponent-theme"
 _FILES: dict[str, Callable[[], bytes]] = {
     "proponent.css": lambda: f"{css()}\n{css('explorer/explorer.css')}\n".encode(),
@@ -74,13 +75,13 @@ class Explorer:
             "/compare": self._post_ask,
             "/decide": self._decide,
             "/undo": self._undo,
+            "/cancel": self._cancel,
             "/theme": self._theme,
         }
         routes = [Route(path, make, methods=["GET"]) for path, make in reads.items()]
         routes += [Route(path, make, methods=["POST"]) for path, make in writes.items()]
-        made = Starlette(
-            routes=routes, exception_handlers={HTTPException: self._problem, ProponentError: self._problem}
-        )
+        handled = (HTTPException, ProponentError, OSError)
+        made = Starlette(routes=routes, exception_handlers=dict.fromkeys(handled, self._problem))
         made.router.redirect_slashes = False
         return made
 
@@ -125,8 +126,9 @@ class Explorer:
     def _asked(self, shown: OpenIndex, state: QuestionState) -> QuestionJob | None:
         """The job of a question; None if its answer is stored."""
         shown.check(state.question)
-        if shown.questions.get(state.question) is not None:
-            return None
+        kept = shown.questions.get(state.question)
+        if kept is not None and (kept.own or not shown.run_folder.exists()):
+            return None  # one that came with the folder is computed again where that is possible
         return self.asker.ask(state.question, shown.source, shown.questions.put)
 
     def _job(self, request: WebRequest) -> Response:
@@ -143,17 +145,24 @@ class Explorer:
             return _see(url)
         return self._page(request, shown, ask.job_screen(self.open_indexes, self.asker, job, shown))
 
-    def _export(self, request: WebRequest) -> Response:
+    def _cancel(self, request: WebRequest) -> Response:
+        """End a question; its form stays."""
+        fields = dict(_form(request))
+        self.asker.cancel(fields.get("id", ""))
+        return _see(ExampleState(index=fields.get("in", ""), id=fields.get("id", "")).url("/job"))
+
+    def _export(self, request: WebRequest) -> FileResponse:
         """Send a file of the current view."""
         what, _, kind = request.path_params["file"].partition(".")
         if kind not in exports.TYPES or what not in exports.MAKERS:
             raise HTTPException(404)
         state, make = exports.MAKERS[what]
         asked = _read(state, request)
-        content = make(self.open_indexes.get(asked.first), asked, kind)
+        shown = self.open_indexes.get(asked.first)
         name = f"proponent-{what}.{exports.SUFFIXES.get(kind, kind)}"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(len(content))}
-        return StreamingResponse(_parts(content), media_type=exports.TYPES[kind], headers=headers)
+        download = Download(lambda path: make(shown, asked, kind)(path), name)
+        headers = {"content-disposition": f'attachment; filename="{name}"', "content-type": exports.TYPES[kind]}
+        return FileResponse(download, headers)
 
     def _static(self, request: WebRequest) -> Response:
         """Send a style sheet or a script."""
@@ -175,10 +184,13 @@ class Explorer:
         return _see(_back(fields))
 
     def _undo(self, request: WebRequest) -> Response:
-        """Undo the last decision."""
-        back = _back(dict(_form(request)))
+        """Undo the decision that the page named as the last one."""
+        fields = dict(_form(request))
+        back, step = _back(fields), fields.get("step", "")
+        if not (step.isascii() and step.isdecimal()):
+            raise InputError("this form does not say which decision to undo: reload the page")
         pairs = dict(reversed(parse_qsl(back.partition("?")[2])))
-        self.open_indexes.get(pairs.get("in", "")).decisions.undo()
+        self.open_indexes.get(pairs.get("in", "")).decisions.undo(int(step))
         return _see(back)
 
     def _theme(self, request: WebRequest) -> Response:
@@ -199,6 +211,7 @@ class Explorer:
         notices: tuple[str, ...] | None = None,
     ) -> Response:
         around = frame(self._of(request), self.open_indexes, shown, notices)
+        around = replace(around, notices=(*around.notices, *seen.warnings))
         text = screen(around, seen).encode("utf-8", "backslashreplace")
         return Response(text, status, media_type="text/html")
 
@@ -220,7 +233,10 @@ class Explorer:
         if isinstance(error, HTTPException):
             status, error = error.status_code, InputError("there is no page at this address")
         else:
-            status = 400 if isinstance(error, InputError) else 500
+            if isinstance(error, OSError):
+                error = InputError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
+            kinds = {BusyError: 503, InputError: 400, DiskFullError: 507}
+            status = next((code for kind, code in kinds.items() if isinstance(error, kind)), 500)
         links = tuple(
             Link(f"{text} {name}", ExampleState(index=name).url(path))
             for name in self.open_indexes.shown
@@ -234,12 +250,6 @@ def _file(name: str) -> tuple[bytes, str]:
     """Content and version of a style sheet or a script."""
     content = _FILES[name]()
     return content, hashlib.sha256(content).hexdigest()[:12]
-
-
-async def _parts(content: bytes) -> AsyncIterator[memoryview]:
-    """Split a file into parts: if it is sent whole, a slow client holds a second copy of it in memory."""
-    for start in range(0, len(content), PART):
-        yield memoryview(content)[start : start + PART]
 
 
 def _read(kind: type[S], request: WebRequest) -> S:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 from jaxtyping import Bool, Int
 
-from proponent.data import ExampleColumns, How, SearchResult, from_json, spans
+from proponent.data import ExampleColumns, How, SearchResult, from_json, spans_in_time
 from proponent.data.conversation_columns import format_of, said_by, system_prompt
 from proponent.types import Content
 
@@ -38,15 +38,20 @@ class ChatTable:
     def find(self, role: str, how: How, pattern: str, among: Bool[np.ndarray, " n"], seconds: float) -> SearchResult:
         """Search what one role says in some examples; what was not searched in time is not found."""
         until, found = time.monotonic() + seconds, np.zeros(len(self._whole), dtype=np.bool_)
+        searched = 0
         for block in self._blocks():
             if among[block.start : block.stop].any():
                 said = [(place, text) for place, one in zip(block, self._contents(block), strict=True)
                         for text in said_by(one, role)]  # fmt: skip
-                matches = spans([text for _, text in said], how, pattern)
-                found[[place for (place, _), some in zip(said, matches, strict=True) if some]] = True
-            if time.monotonic() > until and block.stop < len(found):
-                return SearchResult(found & among, block.stop)
-        return SearchResult(found & among, len(found))
+                matches = spans_in_time([text for _, text in said], how, pattern, until - time.monotonic())
+                found[[place for (place, _), some in zip(said, matches, strict=False) if some]] = True
+                if len(matches) < len(said):
+                    searched = said[len(matches)][0]  # this example may have turns that were not searched
+                    return SearchResult(found & among, searched)
+            searched = block.stop
+            if time.monotonic() > until:
+                break
+        return SearchResult(found & among, searched)
 
     def _blocks(self) -> list[range]:
         count = len(self._whole)

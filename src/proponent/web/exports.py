@@ -8,9 +8,9 @@ from typing import Any
 
 from proponent.actions.corrections import apply
 from proponent.data import write_columns
-from proponent.disk import scratch_folder
 from proponent.errors import InputError
 from proponent.views import CAVEAT, Explanation, Report, document
+from proponent.web.downloads import filled
 from proponent.web.layout import method_line
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.ask import require_answer, sharing
@@ -30,6 +30,9 @@ TYPES = {
 COLUMN_FILES = ("csv", "jsonl", "parquet")
 SUFFIXES = {"cleanlab": "csv", "pair": "jsonl"}
 Columns = dict[str, list[Any]]
+Fill = Callable[[Path], object]
+"""Writes a file at a path that ends like its kind."""
+
 BLOCK = 4096
 """Rows per block."""
 
@@ -61,7 +64,8 @@ def table_columns(shown: OpenIndex, state: TableState) -> Columns:
     if table.names is None:
         left_out |= {"given_label", "predicted_label", "suggested_label", "is_label_issue", "label_score"}
     columns: Columns = {name: [] for name in _EXAMPLE if name not in left_out}
-    places = table.select(state, decisions).places
+    with table.searching(state):
+        places = table.select(state, decisions).places
     for start in range(0, len(places), BLOCK):
         rows = rows_of(shown, places[start : start + BLOCK], decisions)
         for name, values in columns.items():
@@ -125,14 +129,14 @@ def pair_line(answer: Explanation, identity: str) -> dict[str, Any]:
     return made
 
 
-def of_table(shown: OpenIndex, state: TableState, kind: str) -> bytes:
+def of_table(shown: OpenIndex, state: TableState, kind: str) -> Fill:
     """A file of the table."""
     if kind == "cleanlab":
         return written(cleanlab_columns(shown, state), "csv")
     return written(table_columns(shown, state), kind)
 
 
-def of_answer(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
+def of_answer(shown: OpenIndex, state: QuestionState, kind: str) -> Fill:
     """A file of the displayed answer: only the hits of the chosen word."""
     kept = require_answer(shown, state)
     answer = sharing(kept.answer, state.word)
@@ -145,7 +149,7 @@ def of_answer(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     return written(answer_columns(answer), kind)
 
 
-def of_answers(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
+def of_answers(shown: OpenIndex, _: ExampleState, kind: str) -> Fill:
     """A file of all answers of an index."""
     found = [(one.id, shown.questions.get(one.question)) for one in shown.questions.list().values()]
     answers = {name: kept.answer for name, kept in found if kept is not None}
@@ -160,7 +164,7 @@ def of_answers(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
     raise InputError(f"answers cannot be exported as {kind[:20]!r}")
 
 
-def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
+def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> Fill:
     """A file of sums over groups."""
     found = sums(require_answer(shown, state), state.grouped)
     columns: Columns = {state.grouped: [one.name for one in found]}
@@ -170,23 +174,24 @@ def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> bytes:
     return written(columns | {"caveat": [CAVEAT] * len(found)}, kind)
 
 
-def of_corrected(shown: OpenIndex, _: ExampleState, kind: str) -> bytes:
+def of_corrected(shown: OpenIndex, _: ExampleState, kind: str) -> Fill:
     """The data set with all decisions applied: exact, to train on."""
-    return filled(kind, lambda path: apply(shown.store, shown.decisions, path, whole=True))
+    _check_kind(kind)
+    return lambda path: apply(shown.store, shown.decisions, path, whole=True)
 
 
-def of_action(shown: OpenIndex, state: ExampleState, kind: str) -> bytes:
+def of_action(shown: OpenIndex, state: ExampleState, kind: str) -> Fill:
     """The whole report of an action."""
     report = shown.report(state.id)
     return encoded(report.to_json(indent=2) if kind == "json" else document(report))
 
 
-def of_decisions(shown: OpenIndex, _: ExampleState, _kind: str) -> bytes:
+def of_decisions(shown: OpenIndex, _: ExampleState, _kind: str) -> Fill:
     """The current decisions, one per line."""
     return lines_of([asdict(one) for one in shown.decisions.current.values()])
 
 
-MAKERS: Mapping[str, tuple[type[PageState], Callable[[OpenIndex, Any, str], bytes]]] = {
+MAKERS: Mapping[str, tuple[type[PageState], Callable[[OpenIndex, Any, str], Fill]]] = {
     "table": (TableState, of_table),
     "answer": (QuestionState, of_answer),
     "answers": (ExampleState, of_answers),
@@ -198,26 +203,22 @@ MAKERS: Mapping[str, tuple[type[PageState], Callable[[OpenIndex, Any, str], byte
 """Kinds of exports: the state that selects the contents, and the function that creates the file."""
 
 
-def written(columns: Mapping[str, Sequence[Any]], kind: str) -> bytes:
-    """Write columns to a file in memory; CSV is safe for spreadsheets, other formats are exact."""
-    return filled(kind, lambda path: write_columns(path, columns, path.suffix, guard=True))
+def written(columns: Mapping[str, Sequence[Any]], kind: str) -> Fill:
+    """Write columns to a file; CSV is safe for spreadsheets, other formats are exact."""
+    _check_kind(kind)
+    return lambda path: write_columns(path, columns, path.suffix, guard=True)
 
 
-def filled(kind: str, fill: Callable[[Path], object]) -> bytes:
-    """The bytes of a file that a function writes."""
+def _check_kind(kind: str) -> None:
     if kind not in COLUMN_FILES:
         raise InputError(f"this cannot be exported as {kind[:20]!r}")
-    with scratch_folder() as folder:
-        path = folder / f"export.{kind}"
-        fill(path)
-        return path.read_bytes()
 
 
-def lines_of(records: Sequence[Mapping[str, Any]]) -> bytes:
+def lines_of(records: Sequence[Mapping[str, Any]]) -> Fill:
     """Format records as JSON Lines."""
     return encoded("".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in records))
 
 
-def encoded(text: str) -> bytes:
-    """Encode a text as UTF-8; a lone surrogate as its escape."""
-    return text.encode("utf-8", "backslashreplace")
+def encoded(text: str) -> Fill:
+    """Write a text as UTF-8; a lone surrogate as its escape."""
+    return filled(text.encode("utf-8", "backslashreplace"))

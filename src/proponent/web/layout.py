@@ -84,6 +84,7 @@ class Frame(PageRequest):
     indexes: Annotated[tuple[Link, ...], "the same screen of every index of this server"]
     notices: Annotated[tuple[str, ...], "what a reader must know before anything else"]
     undo: Annotated[str, "the last decision in words; empty when there is nothing to undo"]
+    undo_step: Annotated[int, "number of its step; 0 when there is nothing to undo"]
     keys: Annotated[tuple[tuple[str, str], ...], "key and what it does"] = KEYS
 
 
@@ -133,6 +134,7 @@ def frame(
     """Build the layout of a screen; with its own notices, or those of the index."""
     shared = {"/action", *(path for _, path, _ in _SCREENS)}
     same = request.path if request.path in shared else "/ask"
+    step, last = _readable(lambda: shown.decisions.last_step, (0, ()))
     return Frame(
         **vars(request),
         nav=_nav(request, open_indexes, shown),
@@ -140,7 +142,8 @@ def frame(
             Link(name, ExampleState(index=name).url(same), name == shown.name, _method(one))
             for name, one in open_indexes.shown.items()
         ),
-        undo=_readable(lambda: _undo(shown.decisions.last), ""),
+        undo=_undo(last),
+        undo_step=step,
         notices=_notices(shown) if notices is None else notices,
     )
 

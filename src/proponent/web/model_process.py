@@ -7,7 +7,10 @@ fail or be killed without affecting the pages.
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,16 +19,24 @@ from proponent.processes import python
 
 Tell = Callable[[dict[str, Any]], None]
 
+BEAT = 5.0
+"""Seconds between two signs of life."""
+
 
 def main() -> None:
     """Answer questions until stdin ends."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # output of libraries must not be mixed with the answers
 
-    def tell(content: dict[str, Any]) -> None:
-        out.write(json.dumps(content) + "\n")
-        out.flush()
+    one_at_a_time = threading.Lock()
 
+    def tell(content: dict[str, Any]) -> None:
+        line = json.dumps(content) + "\n"
+        with one_at_a_time:
+            out.write(line)
+            out.flush()
+
+    threading.Thread(target=_beat, args=(tell,), daemon=True).start()
     tell({"stage": "starting the model's process"})
     held: dict[str, tuple[str, Any, Any]] = {}
     for line in sys.stdin:
@@ -35,6 +46,14 @@ def main() -> None:
             tell({"error": str(error)})
         except Exception as error:
             tell({"error": f"unexpected {type(error).__name__}: {error}"})
+
+
+def _beat(tell: Tell) -> None:
+    """Show that this process is alive, until nobody reads it."""
+    with suppress(OSError, ValueError):
+        while True:
+            time.sleep(BEAT)
+            tell({"alive": True})
 
 
 def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: Tell) -> None:

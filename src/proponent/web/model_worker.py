@@ -4,14 +4,14 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from proponent.errors import InputError, ProponentError
-from proponent.processes import Child, start
+from proponent.processes import Child, TimeoutExpired, start
 from proponent.web.model_process import COMMAND
 from proponent.web.states import Question
 
@@ -23,6 +23,20 @@ FINISHED = 64
 
 IDLE_SECONDS = 900.0
 """Idle time after which the process with the model is ended."""
+
+SILENT_SECONDS = 120.0
+"""Time without a sign of life after which the process is ended: it is stopped, or hangs."""
+
+LIMIT_SECONDS = 3600.0
+"""Longest time for one question."""
+
+LOOK_SECONDS = 0.2
+"""Seconds between two looks at a running question."""
+
+END_SECONDS = 20.0
+"""Time that an idle process has to end by itself."""
+
+CANCELLED = "the question was cancelled"
 
 KeepAnswer = Callable[[Question, Mapping[str, Any], float], object]
 """Stores the process's answer to a question, with its duration in seconds."""
@@ -39,7 +53,10 @@ class IndexSource:
 
 @dataclass
 class QuestionJob:
-    """A waiting, running or finished question; state is "waiting", "running", "done" or "failed"."""
+    """A waiting, running or finished question; state is "waiting", "running", "done" or "failed".
+
+    `cancelled` says that somebody does not want the answer any more.
+    """
 
     id: str
     question: Question
@@ -50,6 +67,7 @@ class QuestionJob:
     error: str = ""
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
+    cancelled: bool = False
 
     @property
     def seconds(self) -> float:
@@ -97,6 +115,16 @@ class ModelWorker:
                 return None if job.state == "done" else job
         return None
 
+    def cancel(self, name: str) -> None:
+        """End a waiting or running question; of one that is finished nothing changes."""
+        with self._changed:
+            job = self._jobs.get(name)
+            if job is None:
+                return
+            job.cancelled = True
+            if job.state == "waiting":
+                job.state, job.error, job.ended = "failed", CANCELLED, time.monotonic()
+
     def ahead(self, job: QuestionJob) -> int:
         """Count the questions in front of a job."""
         with self._changed:
@@ -122,38 +150,39 @@ class ModelWorker:
             if job is None:
                 self._end()
                 continue
+            state, problem = "failed", ""
             try:
                 self._answer(job)
-                job.state = "done"
+                state = "done"
             except ProponentError as error:
-                job.state, job.error = "failed", str(error)
+                problem = str(error)
             except Exception as error:
-                job.state, job.error = "failed", f"unexpected {type(error).__name__}: {error}"
-            job.ended = time.monotonic()
+                problem = f"unexpected {type(error).__name__}: {error}"
+            with self._changed:
+                job.error, job.ended, job.state = problem, time.monotonic(), state
 
     def _answer(self, job: QuestionJob) -> None:
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
-        asked = {
-            "index": str(job.source.index),
-            "root": job.source.root,
-            "options": dict(job.source.options),
-            "question": job.question.plain,
-        }
-        with suppress(BrokenPipeError):  # the process has exited: its output ends now, too
-            process.stdin.write(json.dumps(asked) + "\n")
-            process.stdin.flush()
-        for line in process.stdout:
-            reply: dict[str, Any] = json.loads(line)
-            if "stage" in reply:
-                job.stage = str(reply["stage"])
-            elif "error" in reply:
-                raise InputError(str(reply["error"]))
-            else:
-                job.keep(job.question, reply, job.seconds)
-                return
+        watch = _Watch(process, job)
+        with watch.watching():
+            with suppress(BrokenPipeError):  # the process has exited: its output ends now, too
+                process.stdin.write(json.dumps(_asked(job)) + "\n")
+                process.stdin.flush()
+            for line in process.stdout:
+                watch.seen()
+                reply: dict[str, Any] = json.loads(line)
+                if "stage" in reply:
+                    job.stage = str(reply["stage"])
+                elif "error" in reply:
+                    raise InputError(str(reply["error"]))
+                elif "answer" in reply:
+                    job.keep(job.question, reply, job.seconds)
+                    return
         code = self._end()
+        if watch.why:
+            raise InputError(watch.why)
         why = "it was killed, possibly out of memory" if code == -9 else f"exit code {code}"
         raise InputError(f"the model process ended ({why}): ask again, or use a shorter text")
 
@@ -163,7 +192,7 @@ class ModelWorker:
         return self._process
 
     def _end(self) -> int:
-        """End the process by closing its input."""
+        """End the process by closing its input, and by force if it does not end."""
         process, self._process = self._process, None
         if process is None:
             return 0
@@ -171,4 +200,61 @@ class ModelWorker:
             if stream is not None:
                 with suppress(OSError):  # unread input of the process
                     stream.close()
-        return process.wait(timeout=60)
+        try:
+            return process.wait(timeout=END_SECONDS)
+        except TimeoutExpired:  # it is stopped, or hangs
+            process.kill()
+            return process.wait()
+
+
+class _Watch:
+    """Ends the process of a question that is cancelled, gives no sign of life, or takes too long; says why."""
+
+    def __init__(self, process: Child, job: QuestionJob) -> None:
+        self._process, self._job, self._done = process, job, threading.Event()
+        self._began = self._last = time.monotonic()
+        self.why = ""
+
+    def seen(self) -> None:
+        """Note a sign of life."""
+        self._last = time.monotonic()
+
+    @contextmanager
+    def watching(self) -> Generator[None]:
+        """Watch, while a question is answered."""
+        thread = threading.Thread(target=self._look, daemon=True, name="watch")
+        thread.start()
+        try:
+            yield
+        finally:
+            self._done.set()
+            thread.join()
+
+    def _look(self) -> None:
+        while not self._done.wait(LOOK_SECONDS):
+            now = time.monotonic()
+            if self._job.cancelled:
+                self.why = CANCELLED
+            elif now - self._last > SILENT_SECONDS:
+                self.why = (
+                    f"the model process gave no sign of life for {SILENT_SECONDS:.0f} seconds and was ended: it was "
+                    "stopped, or this machine has too little memory; ask again"
+                )
+            elif now - self._began > LIMIT_SECONDS:
+                self.why = (
+                    f"the question took longer than {LIMIT_SECONDS / 60:.0f} minutes and was ended: ask about a "
+                    "shorter text, or in a terminal with `proponent explain`"
+                )
+            else:
+                continue
+            self._process.kill()
+            return
+
+
+def _asked(job: QuestionJob) -> dict[str, Any]:
+    return {
+        "index": str(job.source.index),
+        "root": job.source.root,
+        "options": dict(job.source.options),
+        "question": job.question.plain,
+    }

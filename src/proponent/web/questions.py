@@ -1,22 +1,25 @@
 """Answers to the questions about an index, stored in a folder next to it.
 
 One JSON file per answer, named by a hash of the question and of the index's contents, and an append-only list with one
-line per answer. Other tools may read both; all files can be deleted at any time.
+line per answer. Other tools may read both; all files can be deleted at any time. Both carry a seal made with a key of
+this user: an answer without it came with the folder, and pages say so. Where the folder cannot be written to, an answer
+is shown without being kept.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 from proponent import disk, json_log
-from proponent.errors import DataError
+from proponent.errors import DataError, DiskFullError, InputError
 from proponent.views import Explanation
 from proponent.views.explanation import current_keys
+from proponent.web.seals import is_own, sealed
 from proponent.web.states import Question
 
 SUFFIX = ".asked"
@@ -58,6 +61,8 @@ class StoredAnswer:
     when: str
     groups: Groups
     seconds: float = 0.0
+    own: bool = True  # whether it carries the seal of this user
+    unkept: str = ""  # why it is not kept; empty if it is
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Summary:
     explained: str | None
     when: str
     hits: Mapping[str, tuple[int, float]]
+    own: bool = True
 
 
 class Questions:
@@ -81,6 +87,7 @@ class Questions:
         self._seen: tuple[int, int] = (-1, -1)
         self._list: dict[str, Summary] = {}
         self._read = lru_cache(HELD)(self._from_file)
+        self._unkept: dict[Question, StoredAnswer] = {}
 
     def identity(self, question: Question) -> str:
         """Name a question."""
@@ -92,17 +99,24 @@ class Questions:
         try:
             return self._read(question)
         except (OSError, ValueError, KeyError, TypeError, DataError):
-            return None  # missing or incomplete: it is computed again and rewritten
+            return self._unkept.get(question)  # missing or incomplete: it is computed again and rewritten
 
     def put(self, question: Question, content: Mapping[str, Any], seconds: float = 0.0) -> StoredAnswer:
         """Store the answer of the model's process: `answer`, `n_examples` and `groups`."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        whole = {"question": question.plain, "when": when, "seconds": seconds, **content}
+        whole = sealed({"question": question.plain, "when": when, "seconds": seconds, **content}, self._root)
         kept = _stored(self.identity(question), whole)
-        disk.make_folder(self.folder)
-        disk.write_bytes(self.folder / f"{kept.id}.json", json.dumps(whole, allow_nan=False).encode("ascii"))
-        if kept.id not in self.list():
-            self._add(kept)
+        try:
+            with disk.unwritable_named(self.folder):
+                disk.make_folder(self.folder)
+            disk.write_bytes(self.folder / f"{kept.id}.json", json.dumps(whole, allow_nan=False).encode("ascii"))
+            self._read.cache_clear()
+            known = self.list().get(kept.id)
+            if known is None or not known.own:
+                self._add(kept)
+        except (InputError, DiskFullError) as error:  # the answer was computed: it is shown in any case
+            kept = replace(kept, unkept=str(error))
+            self._unkept = dict([*self._unkept.items(), (question, kept)][-HELD:])
         return kept
 
     def list(self) -> Mapping[str, Summary]:
@@ -114,7 +128,11 @@ class Questions:
             return {}
         if (found.st_size, found.st_mtime_ns) != self._seen:
             read = [_summary(line, self._root) for line in json_log.read_lines(path)]
-            self._list = {one.id: one for one in reversed(read) if one is not None}
+            found_by_id: dict[str, Summary] = {}
+            for one in reversed(read):
+                if one is not None and (one.id not in found_by_id or (one.own and not found_by_id[one.id].own)):
+                    found_by_id[one.id] = one
+            self._list = found_by_id
             self._seen = (found.st_size, found.st_mtime_ns)
         return self._list
 
@@ -129,11 +147,12 @@ class Questions:
             "when": kept.when,
             "hits": {hit.id: [hit.rank, hit.score] for hit in (*answer.proponents, *answer.opponents)},
         }
-        json_log.append(self.folder / LIST, line)
+        json_log.append(self.folder / LIST, sealed(line, self._root))
 
     def _from_file(self, question: Question) -> StoredAnswer:
         name = self.identity(question)
-        kept = _stored(name, json.loads((self.folder / f"{name}.json").read_bytes()))
+        content = json.loads((self.folder / f"{name}.json").read_bytes())
+        kept = replace(_stored(name, content), own=is_own(content, self._root))
         if kept.question != question:
             raise KeyError(name)
         return kept
@@ -145,8 +164,16 @@ def _stored(name: str, content: Mapping[str, Any]) -> StoredAnswer:
         str(column): tuple(GroupScores(**current_keys(one)) for one in some)
         for column, some in cast("Mapping[str, Any]", content["groups"]).items()
     }
-    question = Question(**content["question"])
+    question = _question(content["question"])
     return StoredAnswer(name, question, answer, str(content["when"]), groups, float(content["seconds"]))
+
+
+def _question(content: Mapping[str, Any]) -> Question:
+    """A stored question; one with a field of a newer version is another question than it would seem."""
+    unknown = content.keys() - {one.name for one in fields(Question)}
+    if unknown:
+        raise KeyError(min(unknown))
+    return Question(**content)
 
 
 def _summary(line: bytes, root: str) -> Summary | None:
@@ -156,7 +183,8 @@ def _summary(line: bytes, root: str) -> Summary | None:
         if content["root"] != root:
             return None
         hits = {str(name): (int(rank), float(score)) for name, (rank, score) in content["hits"].items()}
-        question, when = Question(**content["question"]), str(content["when"])
-        return Summary(str(content["id"]), question, content["predicted"], content["explained"], when, hits)
+        question, when = _question(content["question"]), str(content["when"])
+        own = is_own(content, root)
+        return Summary(str(content["id"]), question, content["predicted"], content["explained"], when, hits, own)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

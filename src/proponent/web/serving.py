@@ -20,6 +20,9 @@ from proponent.web.safety import READ_SECONDS, Application, Guard, Secrets, is_l
 HEAD_BYTES = 64 * 1024
 """Maximum bytes of a request's head."""
 
+UNREAD_SECONDS = 30.0
+"""Time in which a client must read the 64 KiB that wait for it, or be given up with all that is held for it."""
+
 THREADS = 8
 """Pages rendered at a time; more wait, since threads share one interpreter and each needs memory."""
 
@@ -28,11 +31,13 @@ WARM_AFTER = 2.0
 
 
 class TimedHead(H11Protocol):
-    """A connection that is closed if the head of its request takes too long."""
+    """A connection that is closed if the head of its request takes too long, or its client does not read."""
 
-    # uvicorn limits idle connections but not slow heads. Only asyncio's callbacks are overridden; one request per
-    # connection (`connection: close` below) means that one timer is enough.
+    # uvicorn limits idle connections but not slow heads and slow readers. Only asyncio's callbacks are overridden; one
+    # request per connection (`connection: close` below) means that one timer of each kind is enough.
     seconds = READ_SECONDS
+    unread_seconds = UNREAD_SECONDS
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Start the timer."""
@@ -46,10 +51,25 @@ class TimedHead(H11Protocol):
             self._timer.cancel()
         super().data_received(data)
 
+    def pause_writing(self) -> None:
+        """Start the timer of a client that does not read."""
+        self._unread = asyncio.get_running_loop().call_later(self.unread_seconds, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Stop it: the client reads again."""
+        self._reads()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timers."""
         self._timer.cancel()
+        self._reads()
         super().connection_lost(exc)
+
+    def _reads(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
 
 
 def serve(
@@ -105,7 +125,7 @@ def server(application: Application) -> uvicorn.Server:
         http=TimedHead,
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="error",  # requests that are no HTTP are no news, and could fill a log
         access_log=False,
         server_header=False,
         headers=[("connection", "close")],

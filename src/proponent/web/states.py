@@ -237,6 +237,7 @@ class QuestionState(Question):
     by: Literal["label", "source", "system prompt", "format", "column"] = "label"
     column: Name = ""
     beside: Names = ()
+    page: Annotated[int, _whole(1, 10_000_000)] = 1
 
     @classmethod
     def of(cls, question: Question, index: str = "") -> "QuestionState":

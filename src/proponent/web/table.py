@@ -1,6 +1,7 @@
 """The table of training examples: search, filters, counts, sorting and near-duplicates, all on arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache, partial, reduce
 from threading import RLock
@@ -14,6 +15,7 @@ from proponent.actions.label_errors import LabelVerdicts, judge
 from proponent.data import ExampleColumns, How, SearchResult, WordSets
 from proponent.store import Store
 from proponent.web.chat_table import ChatTable
+from proponent.web.slots import Slots
 from proponent.web.states import TableState
 
 SEARCH_SECONDS = 2.0
@@ -63,6 +65,7 @@ class ExampleTable:
         self.names = store.plan.label_names
         self.whole = ExampleColumns([segment.examples for segment in store.segments])
         self._find = lru_cache(REMEMBERED)(partial(self.whole.find, seconds=SEARCH_SECONDS))
+        self._searching = Slots("other searches by expression are under way")
         self._find_said = lru_cache(REMEMBERED)(partial(self._said, seconds=SEARCH_SECONDS))
         self._rank = cache(self._ranked)
 
@@ -88,6 +91,19 @@ class ExampleTable:
     def alive(self) -> Bool[np.ndarray, " n"]:
         """Available examples: neither skipped, deleted nor missing."""
         return self.store.alive
+
+    @contextmanager
+    def searching(self, state: TableState) -> Generator[None]:
+        """Take the slot that searches by expression share: one at a time, so that other pages have the processors.
+
+        Raises:
+            BusyError: too many others wait for it.
+        """
+        if not state.q or state.how != "regex":
+            yield
+            return
+        with self._searching():
+            yield
 
     def select(self, state: TableState, decisions: Mapping[str, Decision]) -> Selection:
         """Run the search, filters and sorting of a state."""

@@ -17,6 +17,9 @@ from proponent.web.states import ExampleState, Question, QuestionState
 
 RECENT = 8
 LISTED = 200
+CAME_WITH = "came with the folder, not computed by you"
+"""How an answer is marked in lists that this user did not compute."""
+
 ANSWER_FILES = ("html", "json", "csv", "jsonl", "parquet", "pair")
 
 
@@ -30,7 +33,7 @@ class PastQuestion:
     when: Annotated[str, "date and time, UTC"]
     url: Annotated[str, "where its answer is"]
     only: Annotated[str, "labels and sources that could be found; empty for all"]
-    how: Annotated[str, "how a language model was asked: the answer, the piece of it, the other answer; or empty"]
+    how: Annotated[str, "how a language model was asked, and whose answer it is if not one's own; or empty"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,7 @@ class JobScreen(Screen):
     template: ClassVar[str] = "explorer/job.html.j2"
 
     url: Annotated[str, "this page"]
+    job: Annotated[str, "id of the job, to cancel it"]
     text: Annotated[str, "what is asked"]
     stage: Annotated[str, "what is being done"]
     ahead: Annotated[int, "questions that are answered before it"]
@@ -85,6 +89,7 @@ def ask_screen(
     asked = state if kept is None else written(state, kept.answer)
     screen = AskScreen(
         title="Ask",
+        warnings=provenance(kept),
         form=form(open_indexes, shown, asked),
         answer_links=AnswerLinks(
             index=shown.name,
@@ -111,12 +116,24 @@ def ask_screen(
     )
 
 
+def provenance(*answers: StoredAnswer | None) -> tuple[str, ...]:
+    """Warnings about answers that were not computed by this user, or are not kept."""
+    kept = [one for one in answers if one is not None]
+    lines = [f"This answer is not kept: {one.unkept}. It is gone when the explorer ends." for one in kept if one.unkept]
+    if not all(one.own for one in kept):
+        lines.append(
+            "This answer came with the folder of the index: it was not computed by you on this machine, and nothing "
+            "proves that it is the index's own. Press Ask to compute it again."
+        )
+    return tuple(dict.fromkeys(lines))
+
+
 def past_question(index: str, one: Summary) -> PastQuestion:
     """An entry of the list of questions."""
     return PastQuestion(
         text=clip(one.question.summary, 160),
         only=clip(one.question.filters, 160),
-        how=clip(_how(one.question), 160),
+        how=clip(", ".join(filter(None, (_how(one.question), "" if one.own else CAME_WITH))), 160),
         label=(one.explained or "") + (f" and not {one.question.against}" if one.question.against else ""),
         predicted=one.predicted or "",
         when=one.when.replace("T", " ").removesuffix("+00:00")[:16],
@@ -155,6 +172,8 @@ def job_screen(open_indexes: OpenIndexes, asker: ModelWorker, job: QuestionJob, 
     index = shown.name
     return JobScreen(
         title="Asking",
+        index=index,
+        job=job.id,
         refresh=0.0 if job.error else 1.0,
         url=ExampleState(index=index, id=job.id).url("/job"),
         text=clip(job.question.summary, 600),

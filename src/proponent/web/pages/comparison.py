@@ -12,6 +12,7 @@ from proponent.views.text_marks import clip
 from proponent.web.layout import Form, form, method_line
 from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
+from proponent.web.pages.ask import provenance
 from proponent.web.questions import StoredAnswer
 from proponent.web.states import MOST_INDEXES, ExampleState, QuestionState, toggled
 
@@ -80,6 +81,7 @@ def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: Model
     moving = any(job is not None and job.state in {"waiting", "running"} for job in pending)
     return CompareScreen(
         title="Rankings side by side",
+        warnings=provenance(*kept.values()),
         refresh=1.0 if moving else 0.0,
         form=form(open_indexes, first, state),
         columns=tuple(columns[:MOST_INDEXES]),

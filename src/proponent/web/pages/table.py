@@ -1,6 +1,7 @@
 """Page of all training examples: searched, filtered, sorted."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from proponent.actions.decisions import Decision
 from proponent.actions.label_errors import RANKINGS
-from proponent.data import from_json, spans
+from proponent.data import from_json, spans_in_time
 from proponent.errors import InputError
 from proponent.types import Content, Conversation, Counting, Preference
 from proponent.views.frames import Link, Screen
@@ -16,6 +17,7 @@ from proponent.views.text_marks import Mark, clip
 from proponent.views.turns import TurnView, turn_views
 from proponent.web.layout import Filter, file_links, method_line
 from proponent.web.open_indexes import OpenIndex
+from proponent.web.slots import BusyError
 from proponent.web.states import SIZES, ExampleState, TableState, toggled
 from proponent.web.table import NO_VALUE, ExampleTable, Selection
 
@@ -31,6 +33,9 @@ TITLES = {
 """Facets, in the order of the page."""
 
 MOST_OPTIONS = 24
+MARK_SECONDS = 1.0
+"""Time to mark what a search found on a page."""
+
 MOST_TURNS = 8
 """Turns of a conversation in the table."""
 TABLE_FILES = ("csv", "jsonl", "parquet", "cleanlab")
@@ -109,23 +114,29 @@ COUNTED = (
 
 def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
     """Show the table of training examples."""
-    table, decisions, problem = shown.table, shown.decisions.current, ""
+    table, decisions, problem, rows, marker = shown.table, shown.decisions.current, "", (), Marker(state)
     try:
-        selection = table.select(state, decisions)
+        with table.searching(state):
+            selection = table.select(state, decisions)
+            start = _start(state, len(selection.places))
+            rows = rows_of(
+                shown, selection.places[start : start + state.size], decisions, start + 1, state, marker=marker
+            )
+    except BusyError:
+        raise  # a short page: a full one would take what others wait for
     except InputError as error:
         problem = str(error)
         counts = table.select(TableState(index=state.index), decisions).counts
         selection = Selection(np.zeros(0, dtype=np.int64), counts, len(table))
     found = len(selection.places)
     pages = max(1, -(-found // state.size))
-    page = min(state.page, pages)
-    start = (page - 1) * state.size
-    places = selection.places[start : start + state.size]
+    page, start = min(state.page, pages), _start(state, found)
     kinds = TABLE_FILES if table.names is not None else TABLE_FILES[:-1]
     return TableScreen(
         title="Training examples",
         index=shown.name,
-        rows=rows_of(shown, places, decisions, start + 1, state),
+        rows=rows,
+        warnings=marker.warnings,
         total=int(table.alive.sum()),
         matching=found,
         first=start + 1,
@@ -151,19 +162,52 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
     )
 
 
+def _start(state: TableState, found: int) -> int:
+    """Number of the first row of a page, from 0; the last page for one after it."""
+    return (min(state.page, max(1, -(-found // state.size))) - 1) * state.size
+
+
+class Marker:
+    """Marks what a search found in texts, for a limited time."""
+
+    def __init__(self, state: TableState, seconds: float = MARK_SECONDS) -> None:
+        self._state, self._until, self.unmarked = state, time.monotonic() + seconds, 0
+
+    def marks(self, texts: Sequence[str]) -> list[tuple[Mark, ...]]:
+        """The matches in each text; none in those that the time does not reach."""
+        state = self._state
+        if not state.q:
+            return [()] * len(texts)
+        found = spans_in_time(texts, state.how, state.q, self._until - time.monotonic())
+        self.unmarked += len(texts) - len(found)
+        marked: list[tuple[Mark, ...]] = [tuple((start, end, 0.0) for start, end in one) for one in found]
+        return marked + [()] * (len(texts) - len(found))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is not marked, in words."""
+        many = self.unmarked
+        return (
+            (f"What was found is not marked in {many:,} texts of this page: the expression is slow.",) if many else ()
+        )
+
+
 def rows_of(
     shown: OpenIndex,
     places: Any,
     decisions: Mapping[str, Decision],
     first: int = 1,
     state: TableState | None = None,
+    *,
+    marker: Marker | None = None,
 ) -> tuple[TableRow, ...]:
     """Build the rows of some examples."""
     searched = state or TableState()
+    marker = marker or Marker(searched)
     found = shown.table.whole.rows(places)
     seconds = [one["text_pair"] if one["text_pair"] is not None else one["target"] for one in found]
-    marks = _marks([str(one["text"]) for one in found], searched)
-    second_marks = _marks([one or "" for one in seconds], searched)
+    marks = marker.marks([str(one["text"]) for one in found])
+    second_marks = marker.marks([one or "" for one in seconds])
     return tuple(
         TableRow(
             id=(identity := str(content["id"])),
@@ -180,17 +224,17 @@ def rows_of(
             decided=decisions[identity].act if identity in decisions else "",
             new_label=decisions[identity].label if identity in decisions else None,
             **_verdict(shown.table, place),
-            **_turns(content["content"], shown.plan.counting, searched),
+            **_turns(content["content"], shown.plan.counting, searched, marker),
         )
         for at, (place, content) in enumerate(zip(places.tolist(), found, strict=True))
     )
 
 
-def _turns(held: str | None, counting: Counting | None, state: TableState) -> dict[str, Any]:
+def _turns(held: str | None, counting: Counting | None, state: TableState, marker: Marker) -> dict[str, Any]:
     """The first turns of a conversation, with what the search found in them."""
     content = None if held is None else from_json(held)
     turns = counted_turns(content, counting)
-    marks = _marks([one.text for one in turns[:MOST_TURNS]], state)
+    marks = marker.marks([one.text for one in turns[:MOST_TURNS]])
     if state.role:
         marks = [own if one.role == state.role else () for one, own in zip(turns, marks, strict=False)]
     return {"turns": turns[:MOST_TURNS], "turn_marks": tuple(marks), "more_turns": max(0, len(turns) - MOST_TURNS)}
@@ -225,12 +269,6 @@ def _verdict(table: ExampleTable, place: int) -> dict[str, Any]:
         "quality": float(judged.quality[place]),
         "flagged": bool(judged.flagged[place]),
     }
-
-
-def _marks(texts: list[str], state: TableState) -> list[tuple[Mark, ...]]:
-    """The matches of the search in each text."""
-    found = spans(texts, state.how, state.q) if state.q and texts else [()] * len(texts)
-    return [tuple((start, end, 0.0) for start, end in one) for one in found]
 
 
 def _facets(state: TableState, selection: Selection) -> tuple[Filter, ...]:
