@@ -21,6 +21,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 DOORS = {
     "transformers": {"models/huggingface.py"},
+    "huggingface_hub": {"hub.py"},
     "peft": {"models/adapter_modules.py", "demo/chat_model.py"},
     "trl": {"demo/chat_model.py", "models/counting.py", "models/trainer_notes.py"},  # two read its notes
     "tokenizers": {"models/scratch.py"},

@@ -80,13 +80,15 @@ def test_weights_that_were_trained_before_are_noticed(tmp_path: Path) -> None:
     trained = type(runs.bert(tokenizer)).from_pretrained(tmp_path / "fresh" / "checkpoint-4")
     runs.trainer(tmp_path / "tuned", trained, tokenizer, callbacks=[Recorder()], max_steps=4, save_steps=2).train()
     assert told(tmp_path / "tuned") is True
-    assert started_from(tmp_path / "tuned") == "name not recorded"
+    began = str(tmp_path / "fresh" / "checkpoint-4")
+    assert started_from(tmp_path / "tuned") == began  # as the model was loaded
     assert started_from(tmp_path / "fresh") is None
     for name, before in (("fresh", False), ("tuned", True)):  # a resumed run's weights are trained either way
         shutil.rmtree(tmp_path / name / "checkpoint-4")
         again = runs.trainer(tmp_path / name, runs.bert(tokenizer), tokenizer, callbacks=[Recorder()], max_steps=4)
         again.train(resume_from_checkpoint=str(tmp_path / name / "checkpoint-2"))
         assert told(tmp_path / name) is before
+    assert started_from(tmp_path / "tuned") == began
     twice = runs.trainer(tmp_path / "twice", runs.bert(tokenizer), tokenizer, callbacks=[Recorder()], max_steps=4)
     twice.train()
     twice.train()

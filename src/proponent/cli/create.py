@@ -117,6 +117,10 @@ def train(
     output: OutputOptions,
 ) -> None:
     """Fine-tune with the Hugging Face Trainer and the Recorder: a classifier, or without labels a language model."""
+    if training.model is not None:
+        from proponent.hub import require_model
+
+        require_model(training.model)  # before torch is loaded
     how = changing.how(training.model)
     settings = training.settings(how, quiet=output.quiet)
     if how is not None:

@@ -47,7 +47,7 @@ class ChangeOptions:
 
     def how(self, model: str | None) -> "OneByOne | None":
         """The settings; None for a plain training."""
-        from proponent.models.factorization import KINDS
+        from proponent.hub import KINDS
 
         if self.changes is None and model not in KINDS:
             if self != ChangeOptions():

@@ -11,18 +11,17 @@ method that reads word embeddings explains it. Sources: Yang et al. 2015 (arXiv 
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from proponent.errors import InputError
+from proponent.hub import Kind
 from proponent.models.huggingface import transformers
 from proponent.models.tasks import Classification, Regression
 
-Kind = Literal["distmult", "complex", "product", "bag"]
-KINDS: tuple[Kind, ...] = ("distmult", "complex", "product", "bag")
 FACTS = ("distmult", "complex")
 """The kinds whose classes are tokens as well: entities."""
 

@@ -23,7 +23,7 @@ from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import TrainerCallback
 from proponent.models.settings import read_settings
-from proponent.models.trainer_notes import JUDGED, trainer_note
+from proponent.models.trainer_notes import JUDGED, initial_model, trainer_note
 from proponent.models.training_trace import StepRecorder
 from proponent.tensors import halve, write_tensors
 
@@ -114,7 +114,7 @@ class Recorder(TrainerCallback):
         moments: "embedding" stores the second moment of the word embedding's rows in full; "all" stores those of every
             parameter; "none" stores none.
         initial: initial weights of the training: name or folder of a pretrained model, or "fresh"; `proponent
-            evaluate` needs it for retraining.
+            evaluate` needs it for retraining. Default: the name that a loaded model has.
         replay: also record what replaying the training needs: weights before the first step, and the rows, rates and
             random state of every step (`proponent_replay/` in the run's folder).
         checkpoints: save this many times at equal distances, the last time at the end, in addition to the Trainer's own
@@ -169,14 +169,17 @@ class Recorder(TrainerCallback):
         folder = Path(args.output_dir)
         make_folder(folder)
         if state.global_step:  # resumed: these weights are the run's own
-            self._started.setdefault(folder, _noted(folder))
+            self._started.setdefault(folder, _noted(folder, "trained_before"))
         self._mark = _mark(folder, int(state.global_step)) if state.global_step else uuid4().hex
         record["weight_column"] = self.weight_column
         record["training"] = self._mark
         record["trained_before"] = self._started.setdefault(folder, _trained_before(kwargs.get("model")))
         note = trainer_note(args, kwargs.get("processing_class"), kwargs.get("model"))
         record |= note
-        self._content = {"version": 1, "initial": self.initial, "finished": False} | record
+        initial = self.initial
+        if initial is None and record["trained_before"]:  # a resumed run keeps the name that it began with
+            initial = (state.global_step and _noted(folder, "initial")) or initial_model(kwargs.get("model"))
+        self._content = {"version": 1, "initial": initial, "finished": False} | record
         _write(folder / RUN_FILE, self._content)
         judged = not note.keys().isdisjoint(JUDGED)
         self._batches = _batch_recorder(args, state, kwargs.get("model"), kwargs.get("train_dataloader"), judged=judged)
@@ -330,10 +333,10 @@ def _tables(model: Any) -> list[torch.nn.Parameter]:
     return tables[:1] if tables[0] is tables[1] else tables
 
 
-def _noted(folder: Path) -> bool | None:
-    """Whether a resumed run started from trained weights, by its record; a damaged record is ignored and rewritten."""
+def _noted(folder: Path, name: str) -> Any:
+    """What the record of a resumed run says of its beginning; a damaged record is ignored and rewritten."""
     try:
-        return (run_record(folder) or {}).get("trained_before")
+        return (run_record(folder) or {}).get(name)
     except RunError:
         return None
 

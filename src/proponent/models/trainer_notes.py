@@ -32,10 +32,10 @@ def trainer_note(args: Any, tokenizer: Any, model: Any) -> dict[str, Any]:
     if hasattr(args, "precompute_ref_log_probs") and hasattr(args, "desirable_weight"):
         own = {name: getattr(args, name) for name in _KTO if hasattr(args, name)}
         size = {"batch_size": args.per_device_train_batch_size, "processes": args.world_size}
-        return {"kto": _common(args, tokenizer) | own | size | {"reference": _initial(model)}}
+        return {"kto": _common(args, tokenizer) | own | size | {"reference": initial_model(model)}}
     if hasattr(args, "precompute_ref_log_probs") and hasattr(args, "loss_type") and hasattr(args, "beta"):
         own = {name: getattr(args, name) for name in _DPO if hasattr(args, name)}
-        return {"dpo": _common(args, tokenizer) | own | {"reference": _initial(model)}}
+        return {"dpo": _common(args, tokenizer) | own | {"reference": initial_model(model)}}
     if hasattr(args, "center_rewards_coefficient"):
         return {"reward": _common(args, tokenizer) | {"center_rewards_coefficient": args.center_rewards_coefficient}}
     return {}
@@ -68,7 +68,7 @@ def _single(args: Any, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _initial(model: Any) -> str | None:
+def initial_model(model: Any) -> str | None:
     """The model that training began with, which TRL loads once more as the reference; None for an adapter's base."""
     inner = getattr(model, "module", model)
     if hasattr(inner, "peft_config"):

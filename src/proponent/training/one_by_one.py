@@ -21,9 +21,10 @@ from torch.nn import functional
 from proponent.data import Examples
 from proponent.disk import write_bytes
 from proponent.errors import DataError, InputError, RunError
+from proponent.hub import KINDS
 from proponent.models import Run
 from proponent.models.change_record import PARTS, ChangeRecorder, Changes, Kept, recorded_parameters, refuse_large
-from proponent.models.factorization import FACTS, KINDS, SPECIAL, class_token, factorization
+from proponent.models.factorization import FACTS, SPECIAL, class_token, factorization
 from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.huggingface import transformers
 from proponent.models.placement import HERE, device_of

@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from proponent.data import Examples
 from proponent.disk import is_full, remove_all_in, remove_folder
 from proponent.errors import DataError, DiskFullError, InputError, MismatchError, MissingExtraError
+from proponent.hub import require_model
 from proponent.models import Run
 from proponent.models.huggingface import TrainerCallback, first_line, load_tokenizer, positions, transformers
 from proponent.models.huggingface import quiet as quiet_transformers
@@ -228,6 +229,7 @@ def _scratch(examples: Examples, names: Sequence[str] | None, training: Training
 
 
 def _pretrained(name: str, examples: Examples, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:
+    require_model(name)
     tokenizer = load_tokenizer(Path(name))
     options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "trust_remote_code": False}
     loader: Any = transformers.AutoModelForCausalLM
