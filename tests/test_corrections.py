@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proponent import disk
+from proponent.actions.correction_diff import correction_diff
 from proponent.actions.corrections import apply
 from proponent.actions.decisions import Decisions
 from proponent.data import Columns, StoredExamples, read, write_parquet
@@ -52,6 +53,7 @@ def index_of(folder: Path, data: Path) -> Store:
         segments=[segment],
     )
     held = {name: list(examples.part(name)) for name in ("id", "text", "text_pair", "target", "label", "source")}
+    held["row"] = list(range(len(examples)))
     folder.mkdir()
     write_parquet(folder / "examples.parquet", held | {"label": [_named(one) for one in held["label"]]})
     store = Store.__new__(Store)
@@ -206,10 +208,66 @@ def test_data_that_changed_is_not_taken_for_the_original(tmp_path: Path) -> None
     data = written(tmp_path / "data.csv", ROWS)
     store = index_of(tmp_path / "x.index", data)
     written(data, [dict(ROWS[0]) | {"text": "other"}, *ROWS[1:]])
-    assert "has changed since the index was built" in apply(store, decided(store), tmp_path / "less.csv").note
+    with pytest.raises(MismatchError, match=r"has changed since .* \(row 0 \(id a\) has another text\)"):
+        apply(store, decided(store), tmp_path / "less.csv")
     with pytest.raises(MismatchError, match=r"data.csv is not the data that .* was built from"):
         apply(store, decided(store), tmp_path / "no.csv", data=[str(data)])
     assert not (tmp_path / "no.csv").exists()
+
+
+def test_the_rows_that_differ_are_named(tmp_path: Path) -> None:
+    data = written(tmp_path / "data.csv", ROWS)
+    store = index_of(tmp_path / "x.index", data)
+    written(data, [ROWS[0], dict(ROWS[1]) | {"label": "World"}, ROWS[3], dict(ROWS[2]) | {"id": "e"}])
+    named = r"row 1 \(id b\) has another label, row 3 \(id e\) is new, id c is missing"
+    with pytest.raises(MismatchError, match=named):
+        apply(store, decided(store), tmp_path / "no.csv")
+    assert not (tmp_path / "no.csv").exists()
+
+
+def test_a_source_is_never_written_over(tmp_path: Path) -> None:
+    data = written(tmp_path / "data.csv", ROWS)
+    store, before = index_of(tmp_path / "x.index", data), data.read_bytes()
+    with pytest.raises(InputError, match=r"is the data set that .* was built from"):
+        apply(store, decided(store, ("a", "drop", None)), data)
+    assert data.read_bytes() == before
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last", ["", "end"])
+def test_quotes_line_ends_and_the_byte_order_mark_stay(tmp_path: Path, mark: bytes, end: str, last: str) -> None:
+    rows = [
+        'id,"text",label,n',
+        '"a",plain,World,"07"',
+        'b,"two\nlines, ""said""","Sports",7',
+        "",
+        'c,"=1+1",Sports,',
+        "d,@x,World,1e3",
+    ]
+    data = tmp_path / "data.csv"
+    data.write_bytes(mark + end.join(rows).encode() + (end.encode() if last else b""))
+    store = index_of(tmp_path / "x.index", data)
+    done = apply(store, decided(store, ("b", "fix", "World"), ("c", "drop", None), ("d", "fix", "Sports")),
+                 tmp_path / "new.csv")  # fmt: skip
+    assert (done.fixed, done.dropped) == (2, 1)
+    wanted = [rows[0], rows[1], 'b,"two\nlines, ""said""","World",7', "d,@x,Sports,1e3"]
+    assert (tmp_path / "new.csv").read_bytes() == mark + end.join(wanted).encode() + (end.encode() if last else b"")
+
+
+def test_a_new_label_is_quoted_where_it_must_be() -> None:
+    from proponent.data.separated import _with_field
+
+    assert _with_field("a,b,c\n", 1, 'x, "y"', ",") == 'a,"x, ""y""",c\n'
+    assert _with_field('"a,1",b\r\n', 0, "new", ",") == '"new",b\r\n'
+    assert _with_field("a\tb", 1, "x,y", "\t") == "a\tx,y"
+
+
+def test_what_changes_is_listed_before_it_is_saved(tmp_path: Path) -> None:
+    store = index_of(tmp_path / "x.index", written(tmp_path / "data.csv", ROWS))
+    made = decided(store, ("d", "drop", None), ("a", "fix", "Sports"), ("b", "keep", None), ("c", "fix", "World"))
+    found = [(one.row, one.id, one.before, one.after) for one in correction_diff(store, made)]
+    assert found == [(0, "a", "World", "Sports"), (3, "d", "Business", None)]  # c keeps the label that it has
 
 
 # ---- whole or not at all ----

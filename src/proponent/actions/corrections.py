@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from proponent.actions.correction_diff import differences, labels_by_id
 from proponent.actions.decisions import Decisions
 from proponent.data import Columns, Examples, Part, native, read, read_local, write_columns, write_parts
 from proponent.errors import InputError, MismatchError, ProponentError
@@ -44,6 +45,7 @@ def apply(
 ) -> Applied:
     """Write the examples of an index as a new data set, with the labels fixed and the dropped ones left out."""
     path = Path(out)
+    _refuse_sources(store, path)
     if path.exists():
         raise InputError(f"{path} exists already: apply never overwrites a file; choose another name")
     kind = path.suffix.lower()
@@ -66,6 +68,17 @@ def apply(
     return Applied(path, sum(len(one.rows) for one in parts), fixed, dropped, guarded)
 
 
+def _refuse_sources(store: Store, path: Path) -> None:
+    """Refuse to write to a file that the index was built from."""
+    for source in store.manifest.sources:
+        old = Path(source.data)
+        if path.exists() and old.exists() and path.samefile(old):
+            raise InputError(
+                f"{path} is the data set that {store.folder} was built from, and apply never changes it: choose "
+                "another name"
+            )
+
+
 def originals(store: Store, given: Sequence[str]) -> tuple[list[Examples], str]:
     """The data sets that an index was built from; otherwise, which of them are missing and why."""
     found: list[Examples] = []
@@ -76,7 +89,11 @@ def originals(store: Store, given: Sequence[str]) -> tuple[list[Examples], str]:
         unused -= {one for one, examples in named.items() if examples is not None}
         examples = next((one for one in named.values() if one is not None), None)
         if examples is None:
-            examples, problem = _still_there(source, store.folder.parent)
+            try:
+                examples, problem = _still_there(store, source)
+            except MismatchError:
+                _refuse_unused(store, unused)
+                raise
             if examples is None:
                 _refuse_unused(store, unused)
                 return [], problem
@@ -102,21 +119,25 @@ def _columns(source: Source) -> Columns:
     return Columns(**{one.name: source.columns[one.name] for one in fields(Columns) if one.name in source.columns})
 
 
-def _still_there(source: Source, folder: Path) -> tuple[Examples | None, str]:
+def _still_there(store: Store, source: Source) -> tuple[Examples | None, str]:
     try:
-        examples = read_local(source.data, _columns(source), folder)
+        examples = read_local(source.data, _columns(source), store.folder.parent)
     except (ProponentError, OSError) as error:
         return None, f"{source.data} cannot be read again ({error})"
     if examples is None:
         return None, f"{source.data} is not a file on this machine"
     if examples.fingerprint != source.fingerprint:
-        return None, f"{source.data} has changed since the index was built"
+        raise MismatchError(
+            f"{source.data} has changed since the index was built ({differences(store, examples)}): give the data as "
+            "it was with --data, or build the index again; to write only the columns that the index keeps, move the "
+            "file away"
+        )
     return examples, ""
 
 
 def _parts(store: Store, decisions: Decisions, originals: Sequence[Examples]) -> tuple[list[Part], int, int]:
     """Which rows of each original are written, and which labels change."""
-    (gone, fixes), alive = _decided(decisions), _labels(store)
+    (gone, fixes), alive = _decided(decisions), labels_by_id(store)
     owners = {name: at for at, one in enumerate(originals) for name in one.part("id")}  # the last of repeated ids
     parts: list[Part] = []
     for at, examples in enumerate(originals):
@@ -130,16 +151,6 @@ def _decided(decisions: Decisions) -> tuple[set[str], dict[str, str | None]]:
     """Ids of the dropped examples, and the new labels by id."""
     current = decisions.current.values()
     return {one.id for one in current if one.act == "drop"}, {one.id: one.label for one in current if one.act == "fix"}
-
-
-def _labels(store: Store) -> dict[str, str | None]:
-    """Label by id of every example that is not deleted."""
-    found: dict[str, str | None] = {}
-    for segment in store.segments:
-        deleted = set(segment.deleted.tolist())
-        rows = zip(segment.examples.column("id"), segment.examples.column("label"), strict=True)
-        found |= {str(name): label for place, (name, label) in enumerate(rows) if place not in deleted}
-    return found
 
 
 def _changes(

@@ -12,6 +12,7 @@ import numpy as np
 from proponent.data.arrow import arrow_rows, arrow_table, joined_arrow, write_arrow, write_parquet
 from proponent.data.columns import select
 from proponent.data.examples import Examples
+from proponent.data.separated import SEPARATORS, header_of, same_bytes, separator_of
 from proponent.data.spreadsheet import text_sink, write_csv_rows
 from proponent.data.table import short
 from proponent.data.text_files import raw_records, spliced
@@ -47,9 +48,38 @@ def write_parts(path: Path, parts: Sequence[Part], kind: str, *, guard: bool) ->
     if kind in {".jsonl", ".ndjson", ".json"} and all(_holds_json(one.examples.name) for one in parts):
         _write_records(path, (record for one in parts for record in _records(one)), listed=kind == ".json")
         return 0
+    if kind in {".csv", ".tsv"} and not guard and _same_file_kind(parts, kind):
+        _write_as_it_is(path, parts)
+        return 0
     names = list(dict.fromkeys(name for one in parts for name in (*one.examples.column_names, *one.added)))
     rows = (cells for one in parts for cells in zip(*(_column(one, name) for name in names), strict=True))
     return _write_rows(path, names, rows, kind, guard=guard)
+
+
+def _same_file_kind(parts: Sequence[Part], kind: str) -> bool:
+    """Whether all parts are files of this kind whose first line names the same columns."""
+    separator, names = SEPARATORS[kind], list(parts[0].examples.column_names) if parts else []
+    return bool(parts) and all(
+        not one.added
+        and separator_of(one.examples.name) == separator
+        and list(one.examples.column_names) == names
+        and header_of(Path(one.examples.name), separator) == names
+        for one in parts
+    )
+
+
+def _write_as_it_is(path: Path, parts: Sequence[Part]) -> None:
+    """Write CSV or TSV with every untouched byte of the old files."""
+
+    def fill(file: IO[bytes]) -> None:
+        for number, one in enumerate(parts):
+            names = list(one.examples.column_names)
+            at = names.index(one.column) if one.changes else 0
+            changes = {row: str(value) for row, value in one.changes.items()}
+            more = any(len(other.rows) for other in parts[number + 1 :])
+            file.writelines(same_bytes(Path(one.examples.name), one.rows, at, changes, header=number == 0, more=more))
+
+    write_stream(path, fill, replace=False)
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]], kind: str, *, guard: bool) -> int:

@@ -15,6 +15,7 @@ from proponent.data.checks import check
 from proponent.data.columns import Column, ColumnBuilder, joined
 from proponent.data.conversations import native
 from proponent.data.examples import Columns, Examples
+from proponent.data.separated import SEPARATORS
 from proponent.data.table import RawTable, check_names, one_after_another, short, table_of_records
 from proponent.data.text_files import packed_table, read_json, read_json_lines, read_separated
 from proponent.errors import DataError, MissingExtraError
@@ -25,7 +26,6 @@ DEFAULT_COLUMNS = Columns()
 _STRETCH = 4096
 """Rows of a `datasets.Dataset` that are reordered at a time."""
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _READERS: dict[str, Callable[[Path], RawTable]] = {
     ".csv": lambda path: read_separated(path, ","),
     ".tsv": lambda path: read_separated(path, "\t"),
@@ -107,11 +107,11 @@ def _table_of_path(source: str | os.PathLike[str], split: str | None, revision: 
 
 def _table_without_header(source: str | os.PathLike[str], header: Sequence[str]) -> RawTable:
     path = Path(os.fsdecode(source))
-    if _suffix(path) not in _SEPARATORS:
+    if _suffix(path) not in SEPARATORS:
         raise DataError(f"{path}: only CSV and TSV files have a header line: leave out --header (header=)")
     if not _exists(path):
         raise DataError(_not_found(path))
-    return read_separated(path, _SEPARATORS[_suffix(path)], header)
+    return read_separated(path, SEPARATORS[_suffix(path)], header)
 
 
 def _suffix(path: Path) -> str:

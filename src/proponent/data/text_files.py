@@ -57,7 +57,7 @@ def _refuse_ragged(name: str, fields: int, ragged: Sequence[str], count: int, na
 # yield each row with the line it starts on; a blank line is an empty row
 def _separated_rows(name: str, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     start = 1
-    with _fields_of_any_length():
+    with fields_of_any_length():
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             for row in reader:
@@ -68,7 +68,7 @@ def _separated_rows(name: str, lines: Iterator[str], delimiter: str) -> Iterator
 
 
 @contextmanager
-def _fields_of_any_length() -> Generator[None]:
+def fields_of_any_length() -> Generator[None]:
     """Lift the csv module's limit of 131,072 characters; the limit is global, so it is restored afterwards."""
     with _field_limit:
         before = csv.field_size_limit(_ANY_LENGTH)
