@@ -12,7 +12,7 @@ import runs
 from proponent.errors import InputError
 from proponent.search import Where
 from proponent.views import Explanation
-from proponent.views.explanation import SAVED_WORDS, WordPair
+from proponent.views.hit import SAVED_WORDS, WordPair
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,11 @@ from proponent.views import (
     comparison,
     evaluation,
     explanation,
+    facts,
     frames,
+    hit,
+    hits,
+    overlap,
     page,
     plot,
     poison,
@@ -44,6 +48,7 @@ from proponent.views import (
     row_suspects,
     suspects,
     text_marks,
+    word_pair,
 )
 from proponent.views.comparison import print_comparison
 from proponent.views.evaluation import Figure, MethodFigures
@@ -52,7 +57,7 @@ from proponent.views.page import Limits, Page, css, document, environment, fragm
 from proponent.views.reports import Report
 from proponent.views.text_marks import columns
 
-NUMBERED = {"#answer-{{ loop.index }}", "answer-{{ loop.index }}"}
+NUMBERED = {"#answer-{{ loop.index }}", "answer-{{ loop.index }}", "hit-{{ side }}{{ hit.rank }}"}
 REPORT = Report(title="Three answers", answers=(make_answer(), make_pair_answer(), make_text_answer()), index="news")
 PAGES: list[Page] = [
     make_answer(),
@@ -68,7 +73,7 @@ PAGES: list[Page] = [
 ]
 MODULES = (
     *(acting, bias, comparison, explanation, evaluation, frames, page, plot, poison, reports),
-    *(row_suspects, text_marks, suspects),
+    *(row_suspects, text_marks, suspects, hit, hits, word_pair, overlap, facts),
 )
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
 SOURCES = Path(page.__file__).parent
@@ -381,7 +386,7 @@ def test_every_mark_says_its_sign_in_words(shown: Page) -> None:
 
 def test_the_answer_tells_what_it_knows() -> None:
     text = " ".join(" ".join(Structure(document(make_pair_answer())).text).split())
-    for part in ("Why Business and not World?", "helped +0.412", "hurt -0.305", "but model predicts", "53%", "ag-1042",
+    for part in ("Why Business and not World?", "score +0.412", "score -0.305", "but model predicts", "53%", "ag-1042",
                  "row 1042", "overlap 2 of 5", "same sign at 2 of 3 checkpoints", "and 2 more", "not proof of cause",
                  "gradient path exact", "recorder", "left out", "reads only the first 60 characters",
                  "rather than World", "7,600 training examples"):  # fmt: skip
@@ -441,7 +446,7 @@ def test_a_notebook_gets_at_most_200_kilobytes_and_is_told(shown: Page) -> None:
 def test_a_notebook_does_not_take_prices_for_formulas() -> None:
     answer = make_answer()
     html = replace(answer, proponents=(replace(answer.proponents[0], text="from $5 to $7", words=()),))._repr_html_()
-    before, _, after = html.partition('<div class="mathjax_ignore tex2jax_ignore">')
+    before, _, after = html.partition('<div class="wh-cell mathjax_ignore tex2jax_ignore">')
     assert before.startswith("<style>")
     assert before.endswith("</style>")
     assert "from $5 to $7" in after

@@ -22,6 +22,7 @@ import proponent
 import tiny
 from explorer import Browser, Reply, lines
 from markup import Structure
+from proponent.actions.correction_diff import Change
 from proponent.store import Store, delete, watch
 from proponent.store.inventory import inventory
 from proponent.views import Explanation, frames, text_marks, turns
@@ -697,7 +698,7 @@ CONTEXTS = [
 
 def test_every_field_of_a_screen_has_a_help_text() -> None:
     screens = [kind for kind in CONTEXTS if hasattr(kind, "__slots__") or kind is questions.GroupScores]
-    assert sum(issubclass(kind, Screen) for kind in screens) == 11
+    assert sum(issubclass(kind, Screen) for kind in screens) == 12
     hints = {kind: get_type_hints(kind, include_extras=True) for kind in screens}
     assert [(kind, one.name) for kind in screens for one in fields(kind)
             if not any(getattr(hints[kind][one.name], "__metadata__", ()))] == []  # fmt: skip
@@ -705,8 +706,8 @@ def test_every_field_of_a_screen_has_a_help_text() -> None:
 
 @pytest.mark.parametrize("path", EXPLORER, ids=lambda path: path.name)
 def test_a_template_reads_what_the_contexts_have(path: Path) -> None:
-    kinds = [*CONTEXTS, frames.AnswerLinks, frames.Link, Explanation, QuestionState, TableState, text_marks.Piece,
-             text_marks.TextSegment, turns.TurnView]  # fmt: skip
+    kinds = [*CONTEXTS, Change, frames.AnswerLinks, frames.Link, Explanation, QuestionState, TableState,
+             text_marks.Piece, text_marks.TextSegment, turns.TurnView]  # fmt: skip
     known = {name for kind in kinds for name in (*dir(kind), *(one.name for one in fields(kind)))}
     read = {node.attr for node in environment().parse(path.read_text(encoding="utf-8")).find_all(nodes.Getattr)}
     assert read - known <= {"index", "index0", "first", "last", "split"}

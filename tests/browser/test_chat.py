@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page
 
-from browser.conftest import AXE, start, stop
+from browser.conftest import AXE, TOKENS, start, stop
 
 pytest.importorskip("trl")
 import chat_index
@@ -45,6 +45,8 @@ def wait(page: Page) -> None:
 def answer(chat: str, chromium: object) -> str:
     """The address of an answer."""
     page = chromium.new_page()  # type: ignore[attr-defined]
+    page.goto(f"{chat}/?token={TOKENS[chat]}")
+    page.wait_for_url(f"{chat}/ask")
     ask(page, chat)
     url = str(page.url)
     page.close()

@@ -27,7 +27,8 @@ SCREENS = ["/ask", "/table", "/table?flag=yes&sort=score", "/table?q=zzzz", "/ta
 def answer(address: str, chromium: object) -> str:
     """The address of an answer."""
     page = chromium.new_page()  # type: ignore[attr-defined]
-    page.goto(f"{address}/ask")
+    page.goto(f"{address}/ask?token={TOKENS[address]}")
+    page.wait_for_url(f"{address}/ask")
     page.fill("#text", QUESTION)
     page.click("button.wh-main")
     page.wait_for_selector(".wh-job, .wh-cols")
@@ -93,8 +94,7 @@ def test_the_same_by_keys_alone(address: str, opened: Opened) -> None:
     for key in ("j", "j", "f"):
         page.keyboard.press(key)
     page.wait_for_selector("#row-2.wh-is-fix")
-    page.wait_for_function("document.activeElement.id === 'row-2'")
-    page.keyboard.press("j")
+    page.wait_for_function("() => document.activeElement.id === 'row-3'")  # a decision by key goes on to the next row
     page.keyboard.press("x")
     page.wait_for_selector("#row-3.wh-is-drop")
     page.keyboard.press("u")

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     from proponent.views import Explanation
 
 
+HideFunctionWords = Annotated[
+    bool,
+    typer.Option("--hide-function-words", help="Name no function words (English) and no punctuation; only count them."),
+]
+
+
 def explain(
     index: IndexFolder,
     together: AggregateOptions,
@@ -67,6 +73,7 @@ def explain(
         Path | None, typer.Option(metavar="FILE", help="Only examples whose ids are listed in this file, one per line.")
     ] = None,
     baselines: Baselines = True,
+    hide_function_words: HideFunctionWords = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
     kernel: Annotated[str, typer.Option(help="Implementation of the inner loop: numpy or numba.")] = "numpy",
     method: Annotated[
@@ -97,7 +104,8 @@ def explain(
         named = {"text": said, "label": label, "text_pair": pair, "target": target}
         chat = vars(asking) | named | {"messages": asking.read()} if queries is None else {}
         found = _indexed(index, asked, options, filters, ids_in(ids_file), how, group=together.group, one=chat)
-    _show(found, html, output)
+    shown = (one.without_function_words() for one in found) if hide_function_words else found
+    _show(shown, html, output)
 
 
 def _refuse_several(text: str | None, queries: str | None, asking: AskingOptions, together: AggregateOptions) -> None:

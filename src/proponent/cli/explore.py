@@ -1,10 +1,11 @@
 """Commands that show an index and apply decisions: the explorer, the report, the corrected data set."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proponent.cli.explain import HideFunctionWords
 from proponent.cli.lines import echo
 from proponent.cli.options import (
     Against,
@@ -17,6 +18,11 @@ from proponent.cli.options import (
     OutputOptions,
     usable,
 )
+from proponent.errors import InputError
+
+if TYPE_CHECKING:
+    from proponent.actions.decisions import Decisions
+    from proponent.store import Store
 
 
 def serve(
@@ -59,6 +65,7 @@ def report(
     k: Hits = 10,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Where do these outputs come from?",
     baselines: Baselines = True,
+    hide_function_words: HideFunctionWords = False,
 ) -> None:
     """Write one self-contained HTML page with explanations of all queries in a file."""
     usable(out, "--out")
@@ -70,6 +77,8 @@ def report(
     opened = open_index(index, **vars(opening))
     answered = opened.explain_many(asked, against=against, k=k, baselines=baselines)
     answers = tuple(track(answered, total=len(asked), label="explaining", unit="queries", quiet=output.quiet))
+    if hide_function_words:
+        answers = tuple(one.without_function_words() for one in answers)
     Report(title=title, answers=answers, index=index.name).save(out)
     size = out.stat().st_size
     output.show(
@@ -80,11 +89,14 @@ def report(
 
 def apply(
     index: IndexFolder,
-    out: Annotated[
-        Path,
-        typer.Option(help="The new data set (.csv, .tsv, .jsonl, .json or .parquet); existing files are not replaced."),
-    ],
     output: OutputOptions,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The new data set (.csv, .tsv, .jsonl, .json or .parquet); existing files are not replaced."),
+    ] = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show what changes, row by row; without --out write nothing.")
+    ] = False,
     data: Annotated[
         list[str] | None,
         typer.Option("--data", metavar="FILE", help="The data set that the index was built from, if it has moved."),
@@ -95,13 +107,20 @@ def apply(
     ] = False,
 ) -> None:
     """Write a corrected data set from the decisions made in the explorer: labels fixed, dropped rows left out."""
-    usable(out, "--out")
+    if out is None and not diff:
+        raise InputError("nowhere to write to: give --out FILE, or --diff to see what would change")
+    if out is not None:
+        usable(out, "--out")
     from proponent.actions.corrections import apply as run_apply
     from proponent.actions.decisions import Decisions
     from proponent.store import Store
 
     store = Store(index)
     decisions = Decisions.of(store)
+    if diff:
+        _show_diff(store, decisions, output)
+    if out is None:
+        return
     done = run_apply(store, decisions, out, guard=spreadsheet_safe, data=data or ())
     content = {"out": str(out), "rows": done.rows, "fixed": done.fixed, "dropped": done.dropped, "note": done.note}
     line = f"{out}: {done.rows:,} rows; {done.fixed:,} labels fixed, {done.dropped:,} rows dropped"
@@ -117,3 +136,26 @@ def apply(
             f"{out}: {done.guarded} cells begin like a formula and were prefixed with ' for spreadsheets: train on a "
             "file without --spreadsheet-safe"
         )
+
+
+def _show_diff(store: "Store", decisions: "Decisions", output: OutputOptions) -> None:
+    """Show what a correction changes."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from proponent.actions.correction_diff import correction_diff
+    from proponent.views.tables import print_table
+    from proponent.views.text_marks import clip
+
+    changes = correction_diff(store, decisions)
+    dropped = sum(one.dropped for one in changes)
+    title = f"{len(changes) - dropped:,} labels fixed, {dropped:,} rows dropped; every other value stays as it is"
+    rows = [
+        (f"{one.row:,}", one.before or "-", "dropped" if one.dropped else one.after or "-", clip(one.text, 80))
+        for one in changes
+    ]
+    output.show(
+        lambda: {"changes": [asdict(one) for one in changes]},
+        lambda: print_table(Console(), title, ("row", "before", "after", "text"), rows),
+    )

@@ -10,6 +10,7 @@ from proponent.index.baseline_scores import BaselineScores
 from proponent.index.overlap import Answer
 from proponent.index.queries import QueryBatch
 from proponent.index.word_pairs import word_pairs
+from proponent.index.word_pieces import Places, WordPieces
 from proponent.labels import Labels, in_words
 from proponent.method import Reduction
 from proponent.scorer import Scorer, TopKBothEnds
@@ -37,6 +38,7 @@ class ExplanationSource:
     predicted: Callable[[int], str | None] = lambda _: None
     counted: Callable[[Example], Sequence[tuple[Span, ...]]] = lambda _: ()  # places that count in each turn
     origin: Callable[[int], str | None] = lambda _: None  # value of the source column
+    places: Places = lambda _: ()  # tokens of an example's texts
     caveat: str = CAVEAT
 
 
@@ -96,6 +98,8 @@ def _hit(
     example, terms = source.example(place), scorer.terms(queries, row, place) if with_words else []
     parts = tuple(float(part.sum()) for part in terms) if scorer.terms_sum else (score,)
     turned = (example.turns is not None, queries.turned(row))
+    alone = bool(terms) and queries.group(source.labels) is None  # of a group, each query has its own tokens
+    pieces = WordPieces(source.places(queries.queries[row]), source.places(example)) if alone else None
     paired = (len(example.parts) > 1 and not turned[0]) or queries.paired(row)
     return Hit(
         rank=rank,
@@ -112,7 +116,9 @@ def _hit(
         by_checkpoint=parts,
         by_run=_by_run([one.run for one in source.checkpoints], parts),
         overlap=said.overlap(example.parts),
-        words=word_pairs(np.sum(terms, axis=0), words_of(example), queries.words(row), paired=paired, turned=turned)
+        words=word_pairs(
+            np.sum(terms, axis=0), words_of(example), queries.words(row), paired=paired, turned=turned, pieces=pieces
+        )
         if terms
         else (),
     )
@@ -135,8 +141,10 @@ class ExplanationBuilder:
         scorer: Scorer[QueryBatch],
         baselines: BaselineScores,
         counted: Callable[[Example], Sequence[tuple[Span, ...]]],
+        places: Places,
     ) -> None:
         self.store, self._scorer, self._baselines, self._counted = store, scorer, baselines, counted
+        self._places = places
 
     def answer(
         self,
@@ -181,6 +189,7 @@ class ExplanationBuilder:
             example=store.example,
             predicted=lambda place: store.row(place)["predicted"],
             counted=self._counted,
+            places=self._places,
             origin=lambda place: store.row(place)["source"],
         )
 

@@ -14,10 +14,11 @@ from proponent.index.asking import as_asked, asked_query, other_answer, question
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
-from proponent.index.loading import LoadedRun, summary
+from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
 from proponent.index.query_input import AnyAnswer, AnyLabel, Labels, Queries, Query, queries_of
 from proponent.index.scorers import scorer_of
+from proponent.index.store_facts import StoreFacts
 from proponent.models import Run
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.scorer import TopKBothEnds
@@ -27,7 +28,7 @@ from proponent.types import Example
 from proponent.views import Explanation
 
 
-class Index:
+class Index(StoreFacts):
     """A finished index: open it and explain outputs with it.
 
     Args:
@@ -69,7 +70,11 @@ class Index:
         self._preconditioner = QueryPreconditioner(plan.term, plan.blocks, table, stored, tied=plan.tied)
         self._scorer = scorer_of(self._loaded, baselines, self._preconditioner, kernel)
         self._answers = ExplanationBuilder(
-            self.store, self._scorer, baselines, lambda one: self._loaded.encoder.counted_spans(one)
+            self.store,
+            self._scorer,
+            baselines,
+            lambda one: self._loaded.encoder.counted_spans(one),
+            lambda one: self._loaded.encoder.token_places(one),
         )
         self._grouping = Grouping(self.store, self._scorer)
         self._last: tuple[str, QueryBatch] | None = None
@@ -78,24 +83,6 @@ class Index:
                 f"{path} was built with word rules {plan.word_rules}, this Python has {splitter.RULES} (another "
                 "Unicode version): use the Python version that built it, or build it again"
             )
-
-    def __len__(self) -> int:
-        """Number of training examples that can be hits."""
-        return self.store.counts.examples
-
-    def __repr__(self) -> str:
-        plan = self.store.plan
-        return f"Index({plan.method.name}: {len(self)} examples, {len(plan.checkpoints)} checkpoints of {plan.run})"
-
-    @property
-    def summary(self) -> dict[str, object]:
-        """Contents and cost of the index, as plain data."""
-        return summary(self.store)
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return self.store.plan.method.name
 
     @property
     def run(self) -> Run:

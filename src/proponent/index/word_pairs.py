@@ -3,6 +3,7 @@
 import numpy as np
 
 from proponent.gradients.forms import Terms
+from proponent.index.word_pieces import WordPieces
 from proponent.types import SPECIAL, Span
 from proponent.views import WordPair
 from proponent.views.turns import TurnSpan
@@ -16,12 +17,14 @@ def word_pairs(
     *,
     paired: bool,
     turned: tuple[bool, bool] = (False, False),
+    pieces: WordPieces | None = None,
 ) -> tuple[WordPair, ...]:
     """List every non-zero term with its words and their places, largest first; `turned` names conversations."""
+    found = pieces or WordPieces((), ())
     rows, columns = np.nonzero(terms)
     order = np.lexsort((columns, rows, -np.abs(terms[rows, columns])))
     return tuple(
-        _pair(float(terms[row, column]), _word(mine, row), _word(theirs, column), paired, turned)
+        _pair(float(terms[row, column]), *found.narrowed(_word(theirs, column), _word(mine, row)), paired, turned)
         for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True)
     )
 
@@ -30,7 +33,9 @@ def _word(words: tuple[Word, ...], position: int) -> Word:
     return words[position] if position < len(words) else Word(SPECIAL, ((), ()))
 
 
-def _pair(share: float, mine: Word, theirs: Word, paired: bool, turned: tuple[bool, bool]) -> WordPair:
+def _pair(
+    share: float, theirs: Word, mine: Word, piece: str | None, paired: bool, turned: tuple[bool, bool]
+) -> WordPair:
     train, query = turned
     return WordPair(
         query_word=theirs.text,
@@ -44,6 +49,7 @@ def _pair(share: float, mine: Word, theirs: Word, paired: bool, turned: tuple[bo
         train_turn_spans=_turn_spans(mine) if train else None,
         query_side=theirs.side or None,
         train_side=mine.side or None,
+        piece=piece,
     )
 
 

@@ -149,6 +149,18 @@ class Encoder:
                     found[part].append((start, stop))
         return tuple(map(tuple, found))
 
+    def token_places(self, example: Example) -> list[tuple[int, int, int, int]]:
+        """Part, character offsets and id of every token of an example's texts, without special tokens and markup."""
+        (whole,) = self._aligned_all([self.decoded(example)], asked=False)
+        return [
+            (part, start, end, number)
+            for one in whole.sides
+            for part, (start, end), number in zip(
+                one.parts.tolist(), one.offsets.tolist(), one.ids[: len(one.parts)].tolist(), strict=True
+            )
+            if part >= 0 and start < end
+        ]
+
     def _reads_chat(self, example: Example) -> bool:
         """Whether a row is tokenized as chat fine-tuning does."""
         if isinstance(example.content, Text | Pair | Prompted):

@@ -2,7 +2,8 @@
 
 from proponent.views.acting import ActionReport, Evidence, EvidenceRow
 from proponent.views.evaluation import EvaluationReport, Figure, MethodFigures
-from proponent.views.explanation import CAVEAT, BaselineHit, CheckpointView, Explanation, Hit, QueryView
+from proponent.views.explanation import CAVEAT, BaselineHit, CheckpointView, Explanation, QueryView
+from proponent.views.hit import Hit
 from proponent.views.page import Page, document, fragment
 from proponent.views.reports import Report
 from proponent.views.row_suspects import RowReason, RowReport, SuspectRow

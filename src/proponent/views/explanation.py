@@ -12,16 +12,13 @@ from proponent.errors import DataError
 from proponent.types import Span
 from proponent.version import __version__
 from proponent.views.data_frames import data_frame
-from proponent.views.overlap import Overlap
+from proponent.views.hit import Hit
+from proponent.views.hits import Hits
 from proponent.views.page import Page, optional
 from proponent.views.text_marks import Mark, clip, score_in_words, signed
 from proponent.views.turns import TurnView, marks_by_turn
-from proponent.views.word_pair import WordPair
 
-SHOWN_WORDS = 8
 SHOWN_CLASSES = 6
-SAVED_WORDS = 50
-"""Word pairs of a hit in JSON, the strongest: a long question and a long text have thousands."""
 EmbeddingPath = Literal["exact", "input", "output"]
 FORMER_NAME = "whence"
 """The library's former name: the key of its version in answers saved then."""
@@ -76,112 +73,6 @@ class QueryView:
     def other_classes(self) -> int:
         """Number of classes without a bar."""
         return len(self.probabilities or {}) - len(self.likeliest)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """One training example with its score for the query."""
-
-    rank: Annotated[int, "1 is the strongest"]
-    id: Annotated[str, "id of the training example"]
-    row: Annotated[int, "0-based row of the source"]
-    score: Annotated[float, "above 0: a proponent, below 0: an opponent"]
-    text: Annotated[str, "the text, or the first text of a pair, or the prompt"]
-    text_pair: Annotated[str | None, "second text of a pair"] = optional()
-    target: Annotated[str | None, "the part whose tokens count"] = optional()
-    turns: Annotated[tuple[TurnView, ...] | None, "turns of a conversation; text then has one per line"] = optional()
-    label: Annotated[str | None, "given class; None for a language model"]
-    predicted: Annotated[str | None, "class that the model predicts for this example"] = optional()
-    by_checkpoint: Annotated[tuple[float, ...], "the parts of the score, per checkpoint"] = ()
-    by_run: Annotated[tuple[float, ...], "the parts of the score, per run, if several are joined; else empty"] = ()
-    source: Annotated[str | None, "value of the source column"] = optional()
-    words: Annotated[tuple[WordPair, ...], "word pairs; their shares and the share left out sum to the score"] = ()
-    overlap: Annotated[Overlap | None, "longest run of words that the answer shares"] = field(
-        default=None, metadata={"optional": True}
-    )
-    words_left_out: Annotated[int | None, "number of weaker word pairs that a saved answer leaves out"] = optional()
-    share_left_out: Annotated[float | None, "sum of their shares"] = optional()
-
-    def bounded(self) -> "Hit":
-        """The same hit with its strongest word pairs only, in their order, and the sum of the others."""
-        if len(self.words) <= SAVED_WORDS:
-            return self
-        order = sorted(range(len(self.words)), key=lambda at: -abs(self.words[at].share))
-        others = [self.words[at].share for at in order[SAVED_WORDS:]]
-        return replace(
-            self,
-            words=tuple(self.words[at] for at in sorted(order[:SAVED_WORDS])),
-            words_left_out=(self.words_left_out or 0) + len(others),
-            share_left_out=math.fsum([self.share_left_out or 0.0, *others]),
-        )
-
-    @property
-    def shown_words(self) -> tuple[WordPair, ...]:
-        """The displayed word pairs: the largest, strongest first, down to 1 % of the largest; no markup."""
-        ordered = [pair for pair in self._ordered[:SHOWN_WORDS] if not pair.markup]
-        return tuple(pair for pair in ordered if abs(pair.share) >= 0.01 * abs(ordered[0].share))
-
-    @property
-    def _ordered(self) -> list[WordPair]:
-        """All word pairs, largest first, those with markup last."""
-        return sorted(self.words, key=lambda pair: (pair.markup, -abs(pair.share)))
-
-    @property
-    def template_share(self) -> float:
-        """Part of the score that belongs to the markup of a chat template."""
-        return math.fsum(pair.share for pair in self.words if pair.markup)
-
-    @property
-    def more_words(self) -> int:
-        """Number of word pairs that are not displayed."""
-        return len(self.words) - len(self.shown_words) + (self.words_left_out or 0)
-
-    @property
-    def more_share(self) -> float:
-        """Sum of the shares that are not displayed."""
-        left_out = self._ordered[len(self.shown_words) :]
-        return math.fsum([self.share_left_out or 0.0, *(pair.share for pair in left_out)])
-
-    @property
-    def second(self) -> str | None:
-        """The second text: of a pair, or the target."""
-        return self.text_pair if self.text_pair is not None else self.target
-
-    @property
-    def mislabelled(self) -> bool:
-        """Whether the model predicts a class other than the given one."""
-        return self.predicted is not None and self.predicted != self.label
-
-    @property
-    def agreeing(self) -> int:
-        """Number of checkpoints at which the score has the sign of the total score."""
-        return sum(part * self.score > 0 for part in self.by_checkpoint)
-
-    @property
-    def agreeing_runs(self) -> int:
-        """Number of joined runs in which the score has the sign of the total score."""
-        return sum(part * self.score > 0 for part in self.by_run)
-
-    @property
-    def marks(self) -> tuple[Mark, ...]:
-        """Marks on the text: the spans of the displayed words."""
-        return tuple((a, b, pair.share) for pair in self.shown_words for a, b in pair.train_spans)
-
-    @property
-    def second_marks(self) -> tuple[Mark, ...]:
-        """Marks on the second text."""
-        return tuple((a, b, pair.share) for pair in self.shown_words for a, b in pair.train_pair_spans or ())
-
-    @property
-    def turn_marks(self) -> tuple[tuple[Mark, ...], ...]:
-        """Marks on each turn."""
-        spans = [(span, pair.share) for pair in self.shown_words for span in pair.train_turn_spans or ()]
-        return marks_by_turn(len(self.turns or ()), spans)
-
-    @property
-    def query_marks(self) -> tuple[Mark, ...]:
-        """Marks on the query's text that belong to this hit."""
-        return tuple((a, b, pair.share) for pair in self.shown_words for a, b in pair.query_spans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +133,13 @@ class Explanation(Page):
                 f"this is not a saved answer: {clip(where, 60)}: {first['msg']}; save one with answer.save('why.json')"
             ) from error
 
+    def __post_init__(self) -> None:
+        """Let each side show itself."""
+        sides = (("proponents", "Helped", self.helping), ("opponents", "Hurt", self.hurting))
+        for name, title, meaning in sides:
+            hits = Hits.of(getattr(self, name), title, meaning, self.method, self.caveat)
+            object.__setattr__(self, name, hits)
+
     def noted(self, notes: Sequence[str]) -> "Explanation":
         """The same explanation with more notes."""
         return replace(self, notes=(*notes, *self.notes)) if notes else self
@@ -276,6 +174,32 @@ class Explanation(Page):
         return f"away from {query.label}"
 
     @property
+    def content_only(self) -> bool:
+        """Whether function words and punctuation are hidden."""
+        return any(hit.content_only for hit in (*self.proponents, *self.opponents))
+
+    def without_function_words(self) -> "Explanation":
+        """The same explanation, in whose views function words and punctuation are hidden and counted.
+
+        Returns:
+            The explanation; scores, shares and JSON are the same.
+        """
+        sides = (tuple(replace(hit, content_only=True) for hit in side) for side in (self.proponents, self.opponents))
+        proponents, opponents = sides
+        return replace(self, proponents=proponents, opponents=opponents)
+
+    def total(self, hits: Sequence[Hit]) -> float:
+        """Sum of the scores of some hits: what the percentage of a score is of.
+
+        Args:
+            hits: the hits of one side.
+
+        Returns:
+            The sum of the magnitudes of their scores.
+        """
+        return math.fsum(abs(hit.score) for hit in hits)
+
+    @property
     def largest_score(self) -> float:
         """Largest magnitude of a score: the length of a full bar."""
         return max((abs(hit.score) for hit in (*self.proponents, *self.opponents)), default=0.0)
@@ -283,7 +207,8 @@ class Explanation(Page):
     @property
     def largest_share(self) -> float:
         """Largest magnitude of a word's share: the strength of a full mark."""
-        return max((abs(w.share) for hit in (*self.proponents, *self.opponents) for w in hit.words), default=0.0)
+        pairs = (one for hit in (*self.proponents, *self.opponents) for one in hit.shown_words)
+        return max((abs(one.share) for one in pairs), default=0.0)
 
     @property
     def query_marks(self) -> tuple[Mark, ...]:

@@ -30,6 +30,7 @@ class AnswerLinks:
     names: Annotated[tuple[str, ...], "classes that a label may be changed to"]
     decided: Annotated[Mapping[str, str], "id of an example to its decision in words"]
     word: Annotated[str, "only hits that share this word are shown; empty for all"] = ""
+    switch: Annotated[str, "URL of the same answer with function words hidden, or shown again"] = ""
 
     def example(self, identity: str) -> str:
         """URL of the page of a training example."""

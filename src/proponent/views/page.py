@@ -79,11 +79,22 @@ class Page:
         write(target, self.to_json(indent=2) + "\n" if target.suffix.lower() == ".json" else document(self))
 
     def _repr_html_(self) -> str:
-        """The page for a notebook: a fragment with its own style, no script, at most 200 KB."""
+        """What a notebook asks for."""
+        return self.notebook()
+
+    def notebook(self) -> str:
+        """The page for a notebook.
+
+        Returns:
+            A heading and a fragment with its own style, no script, at most 200 KB.
+        """
         # notebooks typeset $...$ in any HTML; these class names, from MathJax 3 and 2, prevent that for prices
-        around = Markup('<style>{}</style><div class="mathjax_ignore tex2jax_ignore">{}</div>')
+        around = Markup(
+            '<style>{}</style><div class="wh-cell mathjax_ignore tex2jax_ignore">'
+            '<div class="wh-root wh-title"><h2 class="wh-part">{}</h2></div>{}</div>'
+        )
         for limits in _NOTEBOOK_LIMITS:
-            shown = around.format(css(), fragment(self, limits))
+            shown = around.format(css(), text_marks.clip(self.headline, 300), fragment(self, limits))
             if len(shown.encode("utf-8", "replace")) <= NOTEBOOK_BYTES:
                 return str(shown)
         # Label names can have megabytes: the plain text is clipped to 100 columns per line, so it always fits.
@@ -153,10 +164,12 @@ def environment() -> Environment:
         plain=text_marks.plain,
         runs=turns.runs,
         segments=text_marks.segments,
+        sign=text_marks.sign_word,
         signed=text_marks.signed,
         spoken=text_marks.score_in_words,
         step=text_marks.step,
     )
+    made.tests.update(shares=lambda hit, word: hit.shares(word))  # pyright: ignore[reportUnknownMemberType, reportUnknownLambdaType]
     return made
 
 

@@ -4,6 +4,7 @@ Data is passed to rich only as Text objects, never as markup, and every control 
 training example cannot style or control the terminal.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -12,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from proponent.types import TEMPLATE
-from proponent.views.explanation import Explanation, Hit, QueryView
+from proponent.views.explanation import Explanation, QueryView
+from proponent.views.hit import Hit
 from proponent.views.overlap import Overlap
 from proponent.views.suspects import LabelReport, RankingRecall, Story, Suspect
 from proponent.views.tables import table
@@ -149,19 +151,20 @@ def _predicted(query: QueryView) -> Text:
 
 def _side(title: str, meaning: str, hits: Sequence[Hit]) -> RenderableType:
     head = Text(title, style="bold").append(": ").append_text(_join("pushed the model ", meaning, "dim"))
+    total = math.fsum(abs(hit.score) for hit in hits)
     if not hits:
         return Group(head, Text(f"  no training example {title.lower()}", style="dim"))
     grid = Table.grid(padding=(0, 1), expand=True)
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(ratio=1)
     for hit in hits:
-        grid.add_row(Text(str(hit.rank)), _hit(hit))
+        grid.add_row(Text(str(hit.rank)), _hit(hit, total))
     return Group(head, grid)
 
 
-def _hit(hit: Hit) -> RenderableType:
+def _hit(hit: Hit, total: float) -> RenderableType:
     style = "bold blue" if hit.score >= 0 else "bold dark_orange"
-    head = Text(score_in_words(hit.score), style=style, overflow="fold")
+    head = Text(f"{score_in_words(hit.score)} ({percent(abs(hit.score), total)})", style=style, overflow="fold")
     if hit.label is not None:
         head.append("  ", style="not bold").append_text(_say(hit.label, "default not bold"))
     if hit.mislabelled:
@@ -205,12 +208,16 @@ def _words(hit: Hit) -> Text:
         same = pair.query_word.casefold() in {"", pair.train_word.casefold()}
         name = pair.names[1] if same and pair.query_side in {None, pair.train_side} else " → ".join(pair.names)
         text.append(", " if text else "words: ").append_text(_say(_line(name)))
-        text.append(f" {signed(pair.share)} ({percent(pair.share, hit.score)})")
+        piece = "" if pair.piece is None else f" (shared piece: {_line(pair.piece)})"
+        text.append(f"{piece} {signed(pair.share)} ({percent(pair.share, hit.words_size)})")
     if hit.more_words:
         begin = ", and " if text else "words: "
-        text.append(f"{begin}{hit.more_words:,} more: {signed(hit.more_share)}")
-    if hit.template_share:
-        text.append(f" (of it {TEMPLATE} {signed(hit.template_share)})")
+        hidden = f", {hit.hidden_words:,} of them function words and punctuation" if hit.hidden_words else ""
+        pairs = "pair" if hit.more_words == 1 else "pairs"
+        text.append(f"{begin}{hit.more_words:,} more {pairs} of words{hidden}: {signed(hit.more_share)}")
+    for name, share in (("whole sentence (special tokens)", hit.whole_share), (TEMPLATE, hit.template_share)):
+        if share:
+            text.append(f"{'; ' if text else ''}{name} {signed(share)} ({percent(share, hit.score)} of the score)")
     return text
 
 
@@ -235,9 +242,14 @@ def _foot(answer: Explanation) -> RenderableType:
         for c in answer.checkpoints
     )
     rates += f"; learning rates: {_line(rules[0])}" if len(rules) == 1 else ""
+    told = "percentages: of the scores listed on a side; of a pair of words, of all pairs of its example"
+    if answer.content_only:
+        told += "; function words and punctuation are hidden"
     path = "" if answer.embedding_path is None else f", gradient path {answer.embedding_path}"
     method = f"method {_line(answer.method)}{path}, {answer.loss} loss; checkpoints: {rates or 'none'}"
-    return Group(*(_say(note) for note in answer.notes), _say(answer.caveat), Text(method, style="dim"))
+    return Group(
+        *(_say(note) for note in answer.notes), _say(answer.caveat), Text(told, style="dim"), Text(method, style="dim")
+    )
 
 
 def _suspects(rows: Sequence[Suspect]) -> Table:

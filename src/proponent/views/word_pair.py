@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from proponent.types import TEMPLATE, Span
+from proponent.types import SPECIAL, TEMPLATE, Span
+from proponent.views.function_words import is_function_word
 from proponent.views.page import optional
 from proponent.views.turns import TurnSpan
 
@@ -23,6 +24,9 @@ class WordPair:
     train_turn_spans: Annotated[tuple[TurnSpan, ...] | None, "places in the example's turns"] = optional()
     query_side: Annotated[str | None, "answer of the query's pair with the word: chosen or rejected"] = optional()
     train_side: Annotated[str | None, "answer of the example's pair with the word: chosen or rejected"] = optional()
+    piece: Annotated[str | None, "piece that both words share, and all that the places hold; None: whole words"] = (
+        optional()
+    )
 
     @property
     def names(self) -> tuple[str, str]:
@@ -35,3 +39,13 @@ class WordPair:
     def markup(self) -> bool:
         """Whether a word stands for the markup of a chat template."""
         return TEMPLATE in {self.query_word, self.train_word}
+
+    @property
+    def whole(self) -> bool:
+        """Whether a word stands for the special tokens, which say something of the text as a whole."""
+        return not self.markup and SPECIAL in {self.query_word, self.train_word}
+
+    @property
+    def content(self) -> bool:
+        """Whether one of the words carries meaning: neither a function word nor punctuation."""
+        return not all(is_function_word(one) for one in (self.query_word, self.train_word))

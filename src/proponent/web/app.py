@@ -30,7 +30,7 @@ from proponent.web.pages.groups import group_screen
 from proponent.web.pages.table import table_screen
 from proponent.web.safety import URL_BYTES
 from proponent.web.slots import BusyError
-from proponent.web.states import ExampleState, PageState, QuestionState, TableState
+from proponent.web.states import ExampleState, JobState, ListedState, PageState, QuestionState, TableState
 
 S = TypeVar("S", bound=PageState)
 Endpoint = Callable[[WebRequest], Response | FileResponse]
@@ -61,11 +61,12 @@ class Explorer:
             "/ask": self._ask,
             "/job": self._job,
             "/table": self._screen(TableState, table_screen),
-            "/example": self._screen(ExampleState, example_screen),
+            "/example": self._screen(ListedState, example_screen),
             "/compare": self._screen(QuestionState, lambda _, state: compare_screen(indexes, state, self.asker)),
             "/groups": self._screen(QuestionState, lambda shown, state: group_screen(indexes, shown, state)),
             "/asked": self._screen(ExampleState, lambda shown, _: ask.asked_screen(shown)),
             "/action": self._screen(ExampleState, index.action_screen),
+            "/changes": self._screen(ExampleState, lambda shown, _: index.changes_screen(shown)),
             "/about": self._screen(ExampleState, lambda shown, _: index.about_screen(shown)),
             "/export/{file:path}": self._export,
             "/static/{name}": self._static,
@@ -73,6 +74,7 @@ class Explorer:
         writes = {
             "/ask": self._post_ask,
             "/compare": self._post_ask,
+            "/groups": self._post_ask,
             "/decide": self._decide,
             "/undo": self._undo,
             "/cancel": self._cancel,
@@ -91,6 +93,8 @@ class Explorer:
         def endpoint(request: WebRequest) -> Response:
             state = _read(kind, request)
             shown = self.open_indexes.get(state.first)
+            if shown.building and not shown.readable:
+                return self._page(request, shown, index.build_screen(shown))
             return self._page(request, shown, make(shown, state))
 
         return endpoint
@@ -113,15 +117,18 @@ class Explorer:
             if any(name == "edit" for name, _ in fields):
                 return _see(_short(state.url(request.url.path)))
             _short(state.url("/ask"))
-            jobs = [self._asked(self.open_indexes.get(name), state) for name in state.index or ("",)]
+            summed = request.url.path == "/groups"
+            names = state.index[:1] if summed else state.index
+            jobs = [self._asked(self.open_indexes.get(name), state) for name in names or ("",)]
         except InputError as error:
             screen = ask.ask_screen(self._of(request), self.open_indexes, shown, state, str(error))
             return self._page(request, shown, screen, 400)
-        if request.url.path == "/compare" or len(state.index) > 1:
+        if request.url.path == "/compare" or len(names) > 1:
             return _see(state.url("/compare", word=""))
+        to = "/groups" if summed else "/ask"
         if jobs[0] is None:
-            return _see(QuestionState.of(state.question, state.first).url("/ask"))
-        return _see(ExampleState(index=state.first, id=jobs[0].id).url("/job"))
+            return _see(QuestionState.of(state.question, state.first).url(to))
+        return _see(JobState(index=state.first, id=jobs[0].id, to=to).url("/job"))
 
     def _asked(self, shown: OpenIndex, state: QuestionState) -> QuestionJob | None:
         """The job of a question; None if its answer is stored."""
@@ -133,17 +140,17 @@ class Explorer:
 
     def _job(self, request: WebRequest) -> Response:
         """Show the progress of a question."""
-        state = _read(ExampleState, request)
+        state = _read(JobState, request)
         shown = self.open_indexes.get(state.index)
         job = self.asker.job(state.id)
         if job is None:
             raise InputError("this question is no longer in progress: look in the list of questions, or ask again")
         if job.state == "done":
-            url = QuestionState.of(job.question, state.index).url("/ask")
+            url = QuestionState.of(job.question, state.index).url(state.to)
             if "hx-request" in request.headers:
                 return Response(status_code=204, headers={"HX-Redirect": url})
             return _see(url)
-        return self._page(request, shown, ask.job_screen(self.open_indexes, self.asker, job, shown))
+        return self._page(request, shown, ask.job_screen(self.open_indexes, self.asker, job, shown, state.to))
 
     def _cancel(self, request: WebRequest) -> Response:
         """End a question; its form stays."""
@@ -174,14 +181,15 @@ class Explorer:
         return Response(_file(name)[0], media_type=kind, headers=headers)
 
     def _decide(self, request: WebRequest) -> Response:
-        """Record a decision."""
+        """Record a decision; then show the page that it was made on, or the next example of a list."""
         fields = dict(_form(request))
         shown = self.open_indexes.get(fields.get("in", ""))
         identity, act = fields.get("id", ""), fields.get("act", "")
         if identity not in shown.table.whole.numbers:
             raise InputError(f"no training example has the id {identity[:80]!r}")
         shown.decisions.decide([identity], act, [fields.get("label")])
-        return _see(_back(fields))
+        following = act != "clear" and fields.get("next")
+        return _see(_back({"back": following} if following else fields))
 
     def _undo(self, request: WebRequest) -> Response:
         """Undo the decision that the page named as the last one."""

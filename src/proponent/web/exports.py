@@ -13,13 +13,14 @@ from proponent.views import CAVEAT, Explanation, Report, document
 from proponent.web.downloads import filled
 from proponent.web.layout import method_line
 from proponent.web.open_indexes import OpenIndex
-from proponent.web.pages.ask import require_answer, sharing
+from proponent.web.pages.ask import require_answer, sharing, shown_words
 from proponent.web.pages.groups import sums
 from proponent.web.pages.table import rows_of
 from proponent.web.states import ExampleState, PageState, QuestionState, TableState
 
 TYPES = {
     "csv": "text/csv; charset=utf-8",
+    "tsv": "text/tab-separated-values; charset=utf-8",
     "jsonl": "application/x-ndjson; charset=utf-8",
     "json": "application/json; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
@@ -139,7 +140,7 @@ def of_table(shown: OpenIndex, state: TableState, kind: str) -> Fill:
 def of_answer(shown: OpenIndex, state: QuestionState, kind: str) -> Fill:
     """A file of the displayed answer: only the hits of the chosen word."""
     kept = require_answer(shown, state)
-    answer = sharing(kept.answer, state.word)
+    answer = sharing(shown_words(kept.answer, state), state.word)
     if kind == "html":
         return encoded(document(answer))
     if kind == "json":
@@ -176,7 +177,7 @@ def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> Fill:
 
 def of_corrected(shown: OpenIndex, _: ExampleState, kind: str) -> Fill:
     """The data set with all decisions applied: exact, to train on."""
-    _check_kind(kind)
+    _check_kind(kind, (*COLUMN_FILES, "tsv", "json"))
     return lambda path: apply(shown.store, shown.decisions, path, whole=True)
 
 
@@ -209,8 +210,8 @@ def written(columns: Mapping[str, Sequence[Any]], kind: str) -> Fill:
     return lambda path: write_columns(path, columns, path.suffix, guard=True)
 
 
-def _check_kind(kind: str) -> None:
-    if kind not in COLUMN_FILES:
+def _check_kind(kind: str, kinds: Sequence[str] = COLUMN_FILES) -> None:
+    if kind not in kinds:
         raise InputError(f"this cannot be exported as {kind[:20]!r}")
 
 

@@ -56,6 +56,7 @@ FILES = {
     "html": "page (HTML)",
     "json": "JSON",
     "csv": "CSV",
+    "tsv": "TSV",
     "jsonl": "JSON Lines",
     "parquet": "Parquet",
     "pair": "PAIR viewer (JSONL)",
@@ -210,6 +211,8 @@ def method_line(plan: Plan) -> str:
 
 def _notices(shown: OpenIndex) -> tuple[str, ...]:
     """Missing parts of an index, and problems with its decisions."""
+    if shown.building and not shown.readable:
+        return ()  # its page says how far the build is
     try:
         store, decisions = shown.store, shown.decisions
         foreign = decisions.foreign

@@ -37,6 +37,14 @@ class OpenIndex:
         return not self.sealed and (self.folder / "plan.json").is_file()
 
     @Once
+    def readable(self) -> bool:
+        """Whether there is anything to show: an index at its beginning has no shard yet."""
+        try:
+            return self.store.n > 0
+        except ProponentError:
+            return False
+
+    @Once
     def store(self) -> Store:
         """The open index."""
         return Store(self.folder, partial=not self.sealed, allow_missing=bool(self.options.get("allow_missing")))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Annotated, Any, Literal, TypeVar, cast
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationError
 from pydantic.dataclasses import dataclass
@@ -22,6 +22,7 @@ _FIRST = frozenset({"text", "pair", "target", "label", "against", "k"})
 
 LONGEST_TEXT = 8_000
 LONGEST_NAME = 4_000
+LONGEST_LIST = 2_000
 MOST_VALUES = 64
 SIZES = (25, 50, 100, 200)
 SORTS = ("row", "id", "label", "predicted", "score", "loss", "length", "source")
@@ -238,6 +239,7 @@ class QuestionState(Question):
     column: Name = ""
     beside: Names = ()
     page: Annotated[int, _whole(1, 10_000_000)] = 1
+    words: Literal["", "content"] = ""
 
     @classmethod
     def of(cls, question: Question, index: str = "") -> "QuestionState":
@@ -288,6 +290,25 @@ class ExampleState(PageState):
 
     index: Name = ""
     id: Name = ""
+
+
+@dataclass(frozen=True)
+class ListedState(ExampleState):
+    """An example that was opened from a list: the query string of that list."""
+
+    list: Annotated[str, PlainValidator(_string(LONGEST_LIST, "open it from a list with"))] = ""
+
+    @property
+    def table(self) -> TableState | None:
+        """The list; None if the example was opened without one."""
+        return TableState.read(parse_qsl(self.list)) if self.list else None
+
+
+@dataclass(frozen=True)
+class JobState(ExampleState):
+    """A question in progress, and the page that shows its answer."""
+
+    to: Literal["/ask", "/groups"] = "/ask"
 
 
 def toggled(names: Sequence[str], name: str) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from proponent.errors import InputError
-from proponent.views import Explanation, Hit
+from proponent.views import Explanation
 from proponent.views.frames import AnswerLinks, Link, Screen
 from proponent.views.text_marks import clip
 from proponent.web.layout import FILES, Form, PageRequest, decision_words, file_links, form
@@ -13,7 +13,7 @@ from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
 from proponent.web.pages.pick import Pick, pick, written
 from proponent.web.questions import StoredAnswer, Summary
-from proponent.web.states import ExampleState, Question, QuestionState
+from proponent.web.states import ExampleState, JobState, Question, QuestionState
 
 RECENT = 8
 LISTED = 200
@@ -44,7 +44,7 @@ class AskScreen(Screen):
 
     form: Annotated[Form, "the question"]
     answer: Annotated[Explanation | None, "the answer; None when the question was not asked yet"] = None
-    all_hits: Annotated[int, "hits of the answer before the word filter"] = 0
+    sharing: Annotated[int, "hits that share the word of the filter"] = 0
     groups: Annotated[str, "URL of the sums by label; empty without an answer"] = ""
     problem: Annotated[str, "why new texts cannot be asked; empty when they can"] = ""
     recent: Annotated[tuple[PastQuestion, ...], "questions that were asked before, latest first"] = ()
@@ -67,6 +67,7 @@ class JobScreen(Screen):
     ahead: Annotated[int, "questions that are answered before it"]
     seconds: Annotated[float, "how long it has been under way"]
     form: Annotated[Form, "the question, to change it when it failed"]
+    to: Annotated[str, "path of the page that shows the answer"]
     error: Annotated[str, "why it failed; empty while it has not"] = ""
 
 
@@ -99,6 +100,7 @@ def ask_screen(
             names=tuple(shown.plan.label_names or ()),
             decided={name: decision_words(one) for name, one in shown.decisions.current.items()},
             word=state.word,
+            switch="" if kept is None else state.url("/ask", words="" if state.words else "content"),
         ),
         n_examples=shown.store.counts.examples,
     )
@@ -107,8 +109,8 @@ def ask_screen(
     return replace(
         screen,
         title=kept.answer.headline,
-        answer=sharing(kept.answer, state.word),
-        all_hits=len(kept.answer.proponents) + len(kept.answer.opponents),
+        answer=shown_words(kept.answer, state),
+        sharing=sum(hit.shares(state.word) for hit in (*kept.answer.proponents, *kept.answer.opponents)),
         exports=file_links(state, "answer", ANSWER_FILES),
         groups=state.url("/groups", word=""),
         seconds=kept.seconds,
@@ -126,6 +128,11 @@ def provenance(*answers: StoredAnswer | None) -> tuple[str, ...]:
             "proves that it is the index's own. Press Ask to compute it again."
         )
     return tuple(dict.fromkeys(lines))
+
+
+def shown_words(answer: Explanation, state: QuestionState) -> Explanation:
+    """The answer with all words, or without function words."""
+    return answer.without_function_words() if state.words == "content" else answer
 
 
 def past_question(index: str, one: Summary) -> PastQuestion:
@@ -158,16 +165,14 @@ def sharing(answer: Explanation, word: str) -> Explanation:
     """Keep the hits that share a word; all of them if no word is given."""
     if not word:
         return answer
-    wanted = word.casefold()
-
-    def kept(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
-        words = ({name for pair in hit.words for name in (pair.query_word, pair.train_word)} for hit in hits)
-        return tuple(hit for hit, some in zip(hits, words, strict=True) if wanted in map(str.casefold, some))
-
-    return replace(answer, proponents=kept(answer.proponents), opponents=kept(answer.opponents))
+    kept = (tuple(hit for hit in some if hit.shares(word)) for some in (answer.proponents, answer.opponents))
+    proponents, opponents = kept
+    return replace(answer, proponents=proponents, opponents=opponents)
 
 
-def job_screen(open_indexes: OpenIndexes, asker: ModelWorker, job: QuestionJob, shown: OpenIndex) -> JobScreen:
+def job_screen(
+    open_indexes: OpenIndexes, asker: ModelWorker, job: QuestionJob, shown: OpenIndex, to: Literal["/ask", "/groups"]
+) -> JobScreen:
     """Show the progress of a question; of one that failed, the form as it was filled in."""
     index = shown.name
     return JobScreen(
@@ -175,7 +180,8 @@ def job_screen(open_indexes: OpenIndexes, asker: ModelWorker, job: QuestionJob, 
         index=index,
         job=job.id,
         refresh=0.0 if job.error else 1.0,
-        url=ExampleState(index=index, id=job.id).url("/job"),
+        url=JobState(index=index, id=job.id, to=to).url("/job"),
+        to=to,
         text=clip(job.question.summary, 600),
         stage=job.stage,
         ahead=asker.ahead(job),

@@ -45,6 +45,7 @@ class ComparisonColumn:
     hits: Annotated[tuple[ComparedHit, ...], "its first k"]
     overlap: Annotated[str, "how many of them the first ranking has too, in words"]
     problem: Annotated[str, "why there is nothing"] = ""
+    ask: Annotated[tuple[tuple[str, str], ...], "fields of a form that asks this index; none if it cannot help"] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: Model
     ranks = {hit.id: rank for rank, hit in enumerate(main.answer.proponents, 1)} if main is not None else {}
     pending = [asker.pending(question, one.folder) for one in chosen]
     columns = [
-        _of_index(one, kept.get(one.name), job, None if one is first else ranks)
+        _of_index(state, one, kept.get(one.name), job, None if one is first else ranks)
         for one, job in zip(chosen, pending, strict=True)
     ]
     if main is not None:
@@ -91,17 +92,20 @@ def compare_screen(open_indexes: OpenIndexes, state: QuestionState, asker: Model
     )
 
 
-def _of_index(shown: OpenIndex, kept: StoredAnswer | None, job: QuestionJob | None, ranks: Ranks) -> ComparisonColumn:
+def _of_index(
+    state: QuestionState, shown: OpenIndex, kept: StoredAnswer | None, job: QuestionJob | None, ranks: Ranks
+) -> ComparisonColumn:
     plan = shown.plan
-    name = plan.method.name
-    note = f"{shown.name}, {len(plan.checkpoints)} checkpoints, {shown.store.counts.examples:,} training examples"
+    name = f"{shown.name}: {plan.method.name}" if len(state.index) > 1 else plan.method.name
+    note = f"{shown.folder}, {len(plan.checkpoints)} checkpoints, {shown.store.counts.examples:,} training examples"
     if kept is None:
         problem = (
             "This index has no answer to this question yet."
             if job is None
             else job.error or f"In progress: {job.stage} …"
         )
-        return ComparisonColumn(title=name, note=note, hits=(), overlap="", problem=problem)
+        ask = () if not state.given or (job is not None and not job.error) else tuple(state.pairs)
+        return ComparisonColumn(title=name, note=note, hits=(), overlap="", problem=problem, ask=ask)
     rows = [(hit.id, hit.score, hit.text, hit.label) for hit in kept.answer.proponents]
     return _column(shown, name, note, rows, ranks)
 

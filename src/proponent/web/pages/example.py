@@ -1,24 +1,33 @@
 """Page of one training example: the model's predictions, its effect on earlier questions, its near-duplicates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 
 from proponent.errors import InputError
 from proponent.types import Conversation, Preference
-from proponent.views.frames import Screen
+from proponent.views.frames import Link, Screen
 from proponent.views.turns import TurnView
 from proponent.web.conversation import LONGEST, plain_turns, spelled
 from proponent.web.layout import method_line, step_words
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.ask import PastQuestion, past_question
 from proponent.web.pages.table import COUNTED, TableRow, counted_turns, rows_of
-from proponent.web.states import LONGEST_TEXT, ExampleState, QuestionState
+from proponent.web.states import LONGEST_TEXT, ListedState, QuestionState
 from proponent.web.table import ExampleTable
 
 Effect = tuple[PastQuestion, int, float]
 """An earlier question, and the rank and score of a training example in its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListPlace:
+    """Where an example stands in a list."""
+
+    back: Annotated[Link, "the list, at its row"]
+    earlier: Annotated[str, "URL of the example before it; empty for the first"]
+    later: Annotated[str, "URL of the next example; empty for the last"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +48,7 @@ class ExampleScreen(Screen):
     alive: Annotated[bool, "whether it may be a hit: it has a gradient and was not deleted"]
     turns: Annotated[tuple[TurnView, ...], "turns of a conversation; empty for a text"]
     counted: Annotated[str, "how the turns that count are known; empty for a text"]
+    place: Annotated[ListPlace | None, "where it stands in the list that it was opened from; None without one"]
 
     @property
     def largest_loss(self) -> float:
@@ -46,7 +56,7 @@ class ExampleScreen(Screen):
         return max((loss for _, loss in self.losses), default=0.0)
 
 
-def example_screen(shown: OpenIndex, state: ExampleState) -> ExampleScreen:
+def example_screen(shown: OpenIndex, state: ListedState) -> ExampleScreen:
     """Show one training example."""
     table, decisions, identity = shown.table, shown.decisions.current, state.id
     place = table.whole.numbers.get(identity)
@@ -85,8 +95,32 @@ def example_screen(shown: OpenIndex, state: ExampleState) -> ExampleScreen:
         alive=bool(table.alive[place]),
         turns=counted_turns(content, shown.plan.counting),
         counted=COUNTED if content is not None and shown.plan.counting is not None else "",
+        place=_place(shown, state),
         method=method_line(shown.plan),
     )
+
+
+def _place(shown: OpenIndex, state: ListedState) -> ListPlace | None:
+    """Where an example stands in the list that it was opened from."""
+    listed = state.table
+    if listed is None:
+        return None
+    table = shown.table
+    places: list[int] = table.select(listed, shown.decisions.current).places.tolist()
+    own = table.whole.numbers[state.id]
+    at = places.index(own) if own in places else -1
+    what = "suspects" if listed.flag == "yes" else "examples"
+    number = f"{at + 1:,} of {len(places):,}" if at >= 0 else f"{len(places):,}"
+    page = at // listed.size + 1 if at >= 0 else listed.page
+
+    def url(place: int) -> str:
+        if not 0 <= place < len(places) or at < 0:
+            return ""
+        return replace(state, id=str(table.whole.values("id", np.asarray([places[place]]))[0])).url("/example")
+
+    row = f"#row-{at + 1}" if at >= 0 else ""
+    back = Link(f"Back to {what} ({number})", listed.url("/table", page=page) + row)
+    return ListPlace(back, url(at - 1), url(at + 1))
 
 
 def _probabilities(table: ExampleTable, place: int) -> tuple[tuple[str, float], ...]:

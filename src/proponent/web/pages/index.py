@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from proponent.actions import ACTIONS, action
+from proponent.actions.correction_diff import Change, correction_diff
 from proponent.actions.decisions import ACTS
 from proponent.errors import DamagedError, InputError, MismatchError, ProponentError
 from proponent.store import watch
@@ -16,6 +17,9 @@ from proponent.views.page import Limits
 from proponent.web.layout import FILES, file_links, step_words
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.states import ExampleState, TableState
+
+MOST_CHANGES = 500
+"""Changed rows on one page; the page counts the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,20 @@ class AboutScreen(Screen):
     decisions: Annotated[tuple[tuple[str, int], ...], "decision and how many examples"]
     actions: Annotated[tuple[Link, ...], "actions that this index allows"]
     command: Annotated[str, "the command that writes the corrected data set"]
+    changes: Annotated[Link, "what the decisions change, row by row"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangesScreen(Screen):
+    """What the decisions change in the data set, row by row."""
+
+    template: ClassVar[str] = "explorer/changes.html.j2"
+
+    changes: Annotated[tuple[tuple[Change, str], ...], "changed rows, and the page of each; at most `MOST_CHANGES`"]
+    fixed: Annotated[int, "labels that change"]
+    dropped: Annotated[int, "rows that are left out"]
+    data: Annotated[str, "name of the data set"]
+    rows: Annotated[int, "its rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +90,7 @@ def about_screen(shown: OpenIndex) -> AboutScreen | BuildScreen:
     store, plan = shown.store, shown.plan
     counts = Counter(one.act for one in shown.decisions.current.values())
     looking = ExampleState(index=shown.name)
-    kinds = ("csv", "jsonl", "parquet")
-    files = [Link(f"corrected data set ({FILES[kind]})", looking.url(f"/export/corrected.{kind}")) for kind in kinds]
-    files.append(Link("decisions (JSON Lines)", looking.url("/export/decisions.jsonl")))
+    files = [*corrected_files(shown), Link("decisions (JSON Lines)", looking.url("/export/decisions.jsonl"))]
     return AboutScreen(
         title=f"Index {shown.name}",
         index=shown.name,
@@ -99,7 +115,40 @@ def about_screen(shown: OpenIndex) -> AboutScreen | BuildScreen:
             if not one.missing(plan)
         ),
         exports=tuple(files),
-        command=f"proponent apply {shown.folder} --out corrected.csv",
+        command=f"proponent apply {shown.folder} --diff --out corrected.{corrected_kind(shown)}",
+        changes=Link("Show what changes, row by row", looking.url("/changes")),
+    )
+
+
+def corrected_kind(shown: OpenIndex) -> str:
+    """The format of the data that the index was built from; CSV where it is no file of ours."""
+    sources = shown.store.manifest.sources
+    name = sources[0].data.lower().removesuffix(".gz") if sources else ""
+    return next((kind for kind in ("tsv", "jsonl", "json", "parquet") if name.endswith(f".{kind}")), "csv")
+
+
+def corrected_files(shown: OpenIndex) -> list[Link]:
+    """Links to the corrected data set: first in the format of the data."""
+    own = corrected_kind(shown)
+    kinds = dict.fromkeys((own, "csv", "jsonl", "parquet"))
+    url = ExampleState(index=shown.name).url
+    return [Link(f"corrected data set ({FILES[kind]})", url(f"/export/corrected.{kind}")) for kind in kinds]
+
+
+def changes_screen(shown: OpenIndex) -> ChangesScreen:
+    """Show what the corrected data set changes, before it is saved."""
+    changes = correction_diff(shown.store, shown.decisions)
+    return ChangesScreen(
+        title="What the corrected data set changes",
+        index=shown.name,
+        changes=tuple(
+            (one, ExampleState(index=shown.name, id=one.id).url("/example")) for one in changes[:MOST_CHANGES]
+        ),
+        fixed=sum(not one.dropped for one in changes),
+        dropped=sum(one.dropped for one in changes),
+        data=Path(shown.plan.source.data).name,
+        rows=shown.store.counts.examples,
+        exports=tuple(corrected_files(shown)),
     )
 
 

@@ -18,7 +18,7 @@ from proponent.views.turns import TurnView, turn_views
 from proponent.web.layout import Filter, file_links, method_line
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.slots import BusyError
-from proponent.web.states import SIZES, ExampleState, TableState, toggled
+from proponent.web.states import LONGEST_LIST, SIZES, ListedState, TableState, toggled
 from proponent.web.table import NO_VALUE, ExampleTable, Selection
 
 TITLES = {
@@ -204,6 +204,8 @@ def rows_of(
     """Build the rows of some examples."""
     searched = state or TableState()
     marker = marker or Marker(searched)
+    listed = searched.url("").removeprefix("?") if state is not None else ""
+    listed = listed or "page=1" if state is not None and len(listed) <= LONGEST_LIST else ""
     found = shown.table.whole.rows(places)
     seconds = [one["text_pair"] if one["text_pair"] is not None else one["target"] for one in found]
     marks = marker.marks([str(one["text"]) for one in found])
@@ -213,7 +215,7 @@ def rows_of(
             id=(identity := str(content["id"])),
             row=int(content["row"]),
             place=first + at,
-            url=ExampleState(index=shown.name, id=identity).url("/example"),
+            url=ListedState(index=shown.name, id=identity, list=listed).url("/example"),
             text=str(content["text"]),
             second=seconds[at],
             marks=marks[at],

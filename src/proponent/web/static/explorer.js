@@ -1,11 +1,11 @@
 // Keys and focus; everything works without this file. No inline handlers, no evaluation, nothing is sent anywhere else.
 "use strict";
 (() => {
-  const rows = () => [...document.querySelectorAll(".wh-row, .wh-hits > li")];
-  let last = "";
+  const ROW = ".wh-row, .wh-hits > li";
+  const rows = () => [...document.querySelectorAll(ROW)];
   let reading = false;
 
-  const current = () => document.activeElement?.closest(".wh-row, .wh-hits > li");
+  const current = () => document.activeElement?.closest(ROW);
 
   const move = (by) => {
     const all = rows();
@@ -18,10 +18,21 @@
     next.scrollIntoView({ block: "nearest" });
   };
 
+  const say = (text) => { const line = document.getElementById("said"); if (line) line.textContent = text; };
+
+  let pressed = false;  // a decision by key goes on to the next row
   const press = (key) => {
-    const place = key === "u" ? document : current();
+    const place = key === "u" ? document : current() || document.querySelector(".wh-one");
     const button = place?.querySelector(`[data-key="${key}"]`);
-    if (button) button.click();
+    if (!button) return;
+    const label = key === "f" && button.form.elements.label;
+    if (label && !label.value) {  // nothing speaks against this label: the person says what is right
+      label.focus();
+      say("Nothing speaks against this label. Choose the right one, then press Enter.");
+      return;
+    }
+    pressed = key !== "u";
+    button.click();
   };
 
   const keys = {
@@ -52,6 +63,12 @@
       return;
     }
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (event.key === "Enter" && event.target.matches(".wh-fix select")) {
+      event.preventDefault();
+      pressed = Boolean(event.target.value);
+      event.target.form.querySelector('[data-key="f"]').click();
+      return;
+    }
     const typing = event.target.closest("input, textarea, select, dialog[open]");
     if (event.key === "Escape" && typing) {
       event.preventDefault();  // a browser would empty a search field, and so search anew for everything
@@ -79,16 +96,77 @@
       event.detail.shouldSwap = false;  // the search that was typed since is on its way
       return;
     }
-    last = current()?.id || "";
     reading = keysShown();
+    held = place(event.detail.requestConfig.elt);
   });
   document.addEventListener("htmx:afterSwap", () => {
     if (reading && !keysShown()) document.getElementById("keys")?.showModal();
     reading = false;
   });
   document.addEventListener("htmx:afterSettle", () => {
-    const row = last && document.getElementById(last);
-    if (row && document.activeElement === document.body) row.focus({ preventScroll: true });
-    last = "";
+    say("");
+    if (held) hold(held);
+    held = null;
+    pressed = false;
+    if (location.hash) arrive();
+  });
+
+  // What a person looks at stays where it is on the screen, whatever a decision or an update changes around it.
+  let held = null;
+  const example = (row) => row?.querySelector('form [name="id"]')?.value;
+  const place = (from) => {
+    if (!from.closest('[hx-swap*="show:none"]')) return null;
+    const row = from.closest(ROW) || current();
+    return { y: scrollY, id: row?.id, top: row?.getBoundingClientRect().top, example: example(row), on: pressed };
+  };
+  const hold = (before) => {
+    const row = before.id && document.getElementById(before.id);
+    if (!row) { scrollTo(0, before.y); return; }
+    scrollBy(0, row.getBoundingClientRect().top - before.top);
+    if (before.on) {
+      if (!row.hasAttribute("tabindex")) row.tabIndex = -1;
+      row.focus({ preventScroll: true });
+      if (example(row) === before.example) move(1);  // else the row has left the list, and the next one took its place
+    } else if (document.activeElement === document.body) {
+      row.focus({ preventScroll: true });
+    }
+  };
+
+  // A link to a row of a list ends there, in the middle of the screen.
+  const arrive = () => {
+    const row = document.getElementById(location.hash.slice(1));
+    if (!row?.matches(ROW)) return;
+    row.focus({ preventScroll: true });
+    row.scrollIntoView({ block: "center" });
+  };
+
+  // Back and Reload return to the place: each address remembers, in this tab alone, its scroll and its focus.
+  const PLACES = "proponent-places", MOST = 60;
+  history.scrollRestoration = "manual";
+  const here = () => location.pathname + location.search;
+  const places = () => { try { return JSON.parse(sessionStorage.getItem(PLACES)) || {}; } catch { return {}; } };
+  let returning = false;
+  const remember = (from) => {
+    if (returning) return;
+    const own = (one) => one?.getAttribute?.("id") || "";  // a form gives its field named "id" as .id
+    const all = places(), focus = own(from?.closest?.(ROW)) || own(from) || own(current());
+    delete all[here()];
+    all[here()] = { y: scrollY, focus };
+    for (const one of Object.keys(all).slice(0, -MOST)) delete all[one];
+    try { sessionStorage.setItem(PLACES, JSON.stringify(all)); } catch { /* no storage: the page begins at its top */ }
+  };
+  addEventListener("popstate", () => { returning = true; });
+  addEventListener("pagehide", () => remember(document.activeElement));
+  document.addEventListener("htmx:beforeRequest", (event) => remember(event.detail.elt));
+  addEventListener("load", () => {
+    const kind = performance.getEntriesByType("navigation")[0]?.type;
+    const known = (kind === "reload" || kind === "back_forward") && places()[here()];
+    if (!known) { arrive(); return; }
+    const focus = known.focus && document.getElementById(known.focus);
+    if (focus) {
+      if (focus.matches(ROW) && !focus.hasAttribute("tabindex")) focus.tabIndex = -1;
+      focus.focus({ preventScroll: true });
+    }
+    scrollTo(0, known.y);
   });
 })();
