@@ -732,3 +732,30 @@ def test_every_face_counts_the_examples_that_may_be_found(news: tiny.Tiny, tmp_p
     assert "deleted 2 " in made.get("/about").seen
     assert f"The {left} training examples are ranked" in made.get("/ask").seen
     made.close()
+
+
+def test_what_the_corrected_data_set_changes_is_shown_before_it_is_saved(news: tiny.Tiny, tmp_path: Path) -> None:
+    made = Browser(Path(shutil.copytree(news.index, tmp_path / "mine.index")))
+    assert "Nothing yet" in made.get("/changes").seen
+    first, second = news.rows[0], news.rows[1]
+    other = next(one for one in ("World", "Sports", "Business") if one != first["label"])
+    made.post("/decide", {"id": first["id"], "act": "fix", "label": other, "back": "/table"})
+    made.post("/decide", {"id": second["id"], "act": "drop", "back": "/table"})
+    page = made.get("/changes")
+    assert "1 label fixed, 1 row left out" in page.seen
+    assert f"<ins><bdi>{other}</bdi></ins>" in page.text
+    assert "left out" in page.seen
+    assert "/changes" in made.get("/about").text
+    following = made.post("/decide", {"id": second["id"], "act": "keep", "back": "/table", "next": "/example?id=x"})
+    assert following.location == "/example?id=x"
+    outside = made.post("/decide", {"id": second["id"], "act": "keep", "back": "/table", "next": "//evil.example/"})
+    assert outside.location == "/table"
+    made.close()
+
+
+def test_an_index_shows_itself_in_a_notebook(news: tiny.Tiny) -> None:
+    index = proponent.open(news.index)
+    html = index._repr_html_()
+    for part in ("Index ", "training examples", "checkpoints", f"{len(index):,}"):
+        assert part in html
+    assert index.predict("The bank said shares fell") == index.predict(["The bank said shares fell"])
