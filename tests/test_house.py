@@ -285,6 +285,66 @@ def test_reading_and_the_door_are_let_be(line: str):
     assert writes_of(line) == []
 
 
+OPENERS = {"open", "read_bytes", "read_text", "memory_map", "OSFile", "mmap", "fromfile", "load_from_disk"}
+AROUND_THE_DOOR = {
+    "data/arrow.py": {"memory_map", "OSFile"},  # once the file is checked; a compressed one is already in memory
+    "data/decoding.py": {"gzip.open"},  # over a file that the door opened
+    "data/saved.py": {"memory_map"},  # once the file is checked
+    "data/sources.py": {"load_from_disk"},  # once its files are checked
+    "data/stored.py": {"OSFile"},  # once the file is checked
+    "store/leases.py": {"os.open"},  # the locks: made here, and refused if they are no regular file
+    "store/mapped.py": {"mmap.mmap"},  # of a file that the door opened
+    "web/exports.py": {"read_bytes"},  # of a temporary file of its own
+    "web/app.py": {"read_bytes"},  # styles and scripts of the package
+}
+"""Where a file is opened in another way, and why that is no stranger's file, or no longer an unchecked one."""
+
+
+def opened_in(path: Path) -> set[str]:
+    """The calls in a file that open files, other than through a `Door`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        named = node.func if isinstance(node, ast.Call) else node
+        if isinstance(node, ast.Call) and isinstance(named, ast.Name) and named.id == "open":
+            found.add("open")
+        if not isinstance(named, ast.Attribute) or named.attr not in OPENERS:
+            continue
+        owner = ast.unparse(named.value)
+        if owner.upper().endswith("DOOR"):
+            continue
+        if named.attr == "open" and not isinstance(node, ast.Call):
+            continue
+        found.add(f"{owner}.{named.attr}" if owner in {"os", "gzip", "io", "mmap"} else named.attr)
+    return found - {"self.open"}
+
+
+def test_a_strangers_files_are_opened_through_one_door():
+    packages = ("store/", "models/", "data/", "web/", "json_log.py", "tensors.py", "actions/decisions.py")
+    found = {
+        name: opened
+        for path in FILES
+        if (name := path.relative_to(SOURCE).as_posix()).startswith(packages) and (opened := opened_in(path))
+    }
+    assert found == AROUND_THE_DOOR
+
+
+def test_the_check_of_the_door_can_fail(tmp_path: Path):
+    lines = (
+        "open('a')",
+        "Path('a').open('rb')",
+        "path.read_text()",
+        "os.open('a', 0)",
+        "gzip.open('a')",
+        "pa.memory_map('a')",
+        "json.loads(path.read_bytes())",
+    )
+    for line in lines:
+        (tmp_path / "a.py").write_text(line)
+        assert opened_in(tmp_path / "a.py"), line
+    (tmp_path / "a.py").write_text("DOOR.open(path, most=1)\n_DOOR.read_json(path, most=1)\nself._open(path)")
+    assert opened_in(tmp_path / "a.py") == set()
+
+
 def test_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == proponent.__version__

@@ -14,11 +14,16 @@ ProponentError
 A message names the object in the user's words, the likely cause and the fix, in one line.
 """
 
+from proponent.plain_text import one_line
+
 
 class ProponentError(Exception):
-    """Base class of every error that proponent raises on purpose."""
+    """Base class of every error that proponent raises on purpose; its message is one line of plain text."""
 
     exit_code: int = 2
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())  # names of files, labels and columns may come from a stranger
 
 
 class InputError(ProponentError):

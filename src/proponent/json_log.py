@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from proponent import disk
-from proponent.locks import BINARY, alone, refuse_other_kinds
+from proponent.errors import InputError
+from proponent.foreign_files import MEGABYTE, Door
+from proponent.locks import alone
 
 Record = Mapping[str, Any]
+
+MOST_BYTES = 256 * MEGABYTE
+"""Maximum bytes of a log that is read."""
+
+_DOOR = Door(InputError, "move it away")
 
 
 def append(path: Path, record: Record | Callable[[], Record | None]) -> bool:
@@ -54,10 +61,7 @@ def append(path: Path, record: Record | Callable[[], Record | None]) -> bool:
 
 def read_bytes(path: Path) -> bytes:
     """Read the whole log; the last line may be incomplete."""
-    opened = os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))
-    with open(opened, "rb") as file:  # noqa: PTH123 - it is open already
-        refuse_other_kinds(path, opened)
-        return file.read()
+    return _DOOR.read_bytes(path, most=MOST_BYTES)
 
 
 def read_lines(path: Path) -> list[bytes]:

@@ -21,6 +21,7 @@ from proponent.method import METHOD, Method
 from proponent.method_fields import FIELDS, no_field
 from proponent.method_flat import is_flat
 from proponent.method_words import FLAT_DEFAULTS
+from proponent.plain_text import one_line
 from proponent.suggest import nearest
 from proponent.version import __version__
 
@@ -53,7 +54,8 @@ def read_fields(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"the method file {path} contains no table of fields: give FIELD: VALUE pairs")
     if FORMER in found:
-        print(f"{path} was written under the library's former name, {FORMER}: it can be read", file=sys.stderr)  # noqa: T201 # a line for people
+        said = one_line(f"{path} was written under the library's former name, {FORMER}: it can be read")
+        print(said, file=sys.stderr)  # noqa: T201 # a line for people
     fields = {str(name): value for name, value in cast("dict[Any, Any]", found).items() if name not in ORIGIN}
     _check(path, fields)
     return fields

@@ -10,6 +10,8 @@ from rich import progress as bars
 from rich.console import Console
 from rich.text import Text
 
+from proponent.plain_text import one_line
+
 T = TypeVar("T")
 LINE_EVERY = 10.0
 QUIET_BELOW = 2.0
@@ -133,7 +135,7 @@ class _Lines:
             self._say(f"stopped at {self._done:,} of {self._total:,} {self._unit} after {_duration(took)}")
 
     def _say(self, text: str) -> None:
-        print(f"{self._label}: {text}", file=self._stream, flush=True)
+        print(one_line(f"{self._label}: {text}"), file=self._stream, flush=True)
 
 
 def _rate(speed: float) -> str:

@@ -11,6 +11,10 @@ from safetensors.numpy import save
 
 from proponent.disk import write_bytes
 from proponent.errors import DamagedError, InputError
+from proponent.foreign_files import Door
+
+MOST_BYTES = 2**50
+_DOOR = Door(DamagedError, "restore it from where it was made")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
@@ -90,4 +94,5 @@ def _reading(path: Path) -> Generator[None]:
 
 
 def _opened(path: Path) -> Any:
+    _DOOR.check(path, most=MOST_BYTES)
     return cast("Any", safe_open)(path, framework="numpy")

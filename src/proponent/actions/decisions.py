@@ -160,7 +160,7 @@ class Decisions:
             try:
                 content = json.loads(line)
                 found = _step(content, self._names)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise DataError(
                     f"{self.path}, line {number}: invalid decision ({error}): restore the file or move it away; if a "
                     "newer version of proponent wrote it, use that version"

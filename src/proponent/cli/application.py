@@ -35,6 +35,7 @@ from proponent.cli.groups import PanelCommand, PanelGroup, with_groups
 from proponent.cli.lines import echo
 from proponent.disk import is_full
 from proponent.errors import DiskFullError, ProponentError
+from proponent.plain_text import one_line
 from proponent.version import __version__
 
 INTERRUPTED = 130
@@ -128,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def fail(message: str) -> None:
     """Write a one-line error message."""
-    echo("proponent: " + " ".join(message.split()), err=True)
+    echo("proponent: " + " ".join(one_line(message).split()), err=True)
 
 
 def _decoded(word: str) -> str:

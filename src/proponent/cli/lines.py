@@ -5,7 +5,8 @@ from typing import Any
 
 import typer
 
-from proponent.views.text_marks import escaped, visible
+from proponent.plain_text import visible
+from proponent.views.text_marks import escaped
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from proponent.data.arrow_bodies import refuse_bombs, refuse_kinds, unfolded_size
 from proponent.data.columns import Column, pack_numbers
 from proponent.data.decoding import BLOCK_BYTES, first_bytes, is_packed, read_bytes
+from proponent.data.door import most_unfolded, size_of
+from proponent.data.parquet_files import ParquetColumns
 from proponent.data.table import RawTable, check_names, short
 from proponent.data.untyped import ipc, pa, parquet
 from proponent.disk import write_stream
@@ -22,7 +25,7 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFEr
 
 
 _STRETCH = 4096
-"""Rows of a Parquet file that are compressed or decompressed at a time."""
+"""Rows that are written at a time."""
 
 
 def is_arrow_table(source: object) -> bool:
@@ -60,7 +63,7 @@ def _class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
         features: dict[str, Any] = json.loads(notes[b"huggingface"])["info"]["features"]
         classes = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
         return {column: tuple(map(str, feature["names"])) for column, feature in classes.items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return {}
 
 
@@ -69,16 +72,16 @@ def read_user_parquet(path: Path) -> RawTable:
     name = str(path)
     with _reading(path, "Parquet"):
         # the file stays open, so that columns read later come from the same file
-        file = parquet.ParquetFile(
-            _opened(path), page_checksum_verification=True, buffer_size=BLOCK_BYTES, pre_buffer=False
-        )
-        schema, rows = file.schema_arrow, int(file.metadata.num_rows)
+        source, size = _opened(path)
+        parts = ParquetColumns(source, size, buffer_size=BLOCK_BYTES, pre_buffer=False)
+        schema, rows = parts.file.schema_arrow, sum(parts.counts)
+        refuse_kinds(schema)
     names = check_names(name, list(schema.names))
 
     def get(column: str) -> Sequence[object]:
         with _reading(path, "Parquet"):
-            batches = file.iter_batches(_STRETCH, columns=[column], use_threads=False)
-            data = pa.chunked_array([_fitted(one.column(column)) for one in batches], type=schema.field(column).type)
+            data = pa.chunked_array(map(_fitted, parts.batches(column)), type=schema.field(column).type)
+            _refuse_repeating(data, size)
         return checked_column(name, column, data)
 
     return RawTable(name, rows, names, get, classes=_class_labels(schema), schema=schema)
@@ -92,6 +95,11 @@ def _reading(path: Path, kind: str) -> Generator[None]:
         raise DataError(f"{path}: not a readable {kind} file ({first_line(error)})") from error
 
 
+def _refuse_repeating(column: Any, size: int) -> None:
+    if unfolded_size(column) > most_unfolded(size):
+        raise ValueError(f"a column unfolds to more than {most_unfolded(size):,} bytes, from {size:,}")
+
+
 # decompressed text lies in buffers that grew by doubling: copy it into buffers of the exact size
 def _fitted(array: Any) -> Any:
     if array.type not in (pa.string(), pa.large_string()):
@@ -100,11 +108,13 @@ def _fitted(array: Any) -> Any:
     return pa.Array.from_buffers(array.type, len(array), buffers, offset=array.offset)
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> tuple[Any, int]:
+    """A Parquet file, and its bytes."""
     if is_packed(path):
-        return pa.BufferReader(read_bytes(path))
+        data = read_bytes(path)
+        return pa.BufferReader(data), len(data)
     first_bytes(path)  # refuses a missing or empty file
-    return pa.OSFile(str(path))
+    return pa.OSFile(str(path)), size_of(path)
 
 
 def read_user_arrow(path: Path) -> RawTable:
@@ -115,9 +125,18 @@ def read_user_arrow(path: Path) -> RawTable:
             data = read_bytes(path)
             first, source = data[:8], pa.BufferReader(data)
         else:
-            first, source = first_bytes(path), pa.memory_map(str(path))
-        with (ipc.open_file if first.startswith(b"ARROW1") else ipc.open_stream)(source) as reader:
-            return table_of_arrow(reader.read_all(), str(path), reader.schema)
+            first, size = first_bytes(path), size_of(path)
+            source = pa.memory_map(str(path))
+            data = source.read_buffer(size)
+        # a file in the file format is a stream between two marks, whose end repeats where its parts are
+        whole = pa.py_buffer(data)[8:] if first.startswith(b"ARROW1") else pa.py_buffer(data)
+        refuse_bombs(whole)
+        with ipc.open_stream(whole) as reader:
+            refuse_kinds(reader.schema)
+            table = reader.read_all()
+            for column in table.columns:
+                _refuse_repeating(column, whole.size)
+            return table_of_arrow(table, str(path), reader.schema)
 
 
 def first_line(error: BaseException) -> str:

@@ -3,10 +3,13 @@
 import codecs
 import gzip
 import io
+import os
+import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from proponent.data.door import ANY, DOOR, most_unfolded, refusal
 from proponent.data.table import short
 from proponent.errors import DataError
 
@@ -28,13 +31,16 @@ def is_packed(path: Path) -> bool:
 
 def byte_blocks(path: Path) -> Iterator[bytes]:
     """Read a file block by block, decompressed if its name ends in .gz."""
-    blank = True
+    blank, unfolded = True, 0
     try:
-        with gzip.open(path, "rb") if is_packed(path) else path.open("rb") as file:
+        with DOOR.open(path, most=ANY) as raw, gzip.open(raw, "rb") if is_packed(path) else raw as file:
+            most = most_unfolded(os.fstat(raw.fileno()).st_size) if is_packed(path) else ANY
             while block := file.read(BLOCK_BYTES):
-                blank = blank and not block.strip()
+                blank, unfolded = blank and not block.strip(), unfolded + len(block)
+                if unfolded > most:
+                    raise DataError(refusal(path, os.fstat(raw.fileno()).st_size))
                 yield block
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, struct.error) as error:
         raise DataError(f"{path}: incomplete or damaged gzip file ({error}): copy or compress it again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -50,7 +56,7 @@ def read_bytes(path: Path) -> bytes:
 def first_bytes(path: Path) -> bytes:
     """Read the first bytes of a file as stored on disk, to detect its format."""
     try:
-        with path.open("rb") as file:
+        with DOOR.open(path, most=ANY) as file:
             found = file.read(8)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

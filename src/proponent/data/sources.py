@@ -15,6 +15,7 @@ from proponent.data.checks import check
 from proponent.data.columns import Column, ColumnBuilder, joined
 from proponent.data.conversations import native
 from proponent.data.examples import Columns, Examples
+from proponent.data.saved import check_saved, is_saved
 from proponent.data.separated import SEPARATORS
 from proponent.data.table import RawTable, check_names, one_after_another, short, table_of_records
 from proponent.data.text_files import packed_table, read_json, read_json_lines, read_separated
@@ -149,20 +150,15 @@ def _datasets(needed_for: str) -> Any:
         raise MissingExtraError(f"{needed_for} needs the package datasets: pip install 'proponent[data]'") from error
 
 
-def _is_saved(path: Path) -> bool:
-    """Whether a folder holds a data set from save_to_disk."""
-    info = (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
-    return info or (path / "dataset_dict.json").is_file()
-
-
 def _table_of_folder(path: Path, split: str | None) -> RawTable:
-    if not _is_saved(path):
+    if not is_saved(path):
         inside = [name for name in _names_in(path) if _suffix(Path(name)) in _READERS]
-        held = [name for name in _names_in(path) if _is_saved(path / name)]
+        held = [name for name in _names_in(path) if is_saved(path / name)]
         hint = f"name one of its files: {', '.join(map(short, inside[:5]))}" if inside else f"supported files: {_KNOWN}"
         hint = f"name a data set in it: {', '.join(map(short, held[:5]))}" if held else hint
         raise DataError(f"{path}: a folder that is not a data set from save_to_disk: {hint}")
     datasets = _datasets(f"{path}: a data set from save_to_disk")
+    check_saved(path)
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # datasets may raise anything for a folder it cannot read

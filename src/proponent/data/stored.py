@@ -11,8 +11,10 @@ from jaxtyping import Int
 
 from proponent.data.arrow import UNREADABLE, arrow_table, fill_parquet, first_line
 from proponent.data.columns import pack_texts
-from proponent.data.untyped import compute, pa, parquet
-from proponent.errors import DamagedError
+from proponent.data.door import size_of
+from proponent.data.parquet_files import ParquetColumns
+from proponent.data.untyped import compute, pa
+from proponent.errors import DamagedError, DataError
 
 GROUP = 4096
 """Rows per row group, which are read together."""
@@ -25,15 +27,33 @@ def parquet_bytes(columns: Mapping[str, Sequence[object] | np.ndarray]) -> memor
     return memoryview(sink.getvalue())
 
 
+_NEEDED = {"id": "text", "row": "number", "text": "text", "place": "number"}
+_TEXTS = ("id", "text", "text_pair", "target", "content", "label", "source")
+
+
+def _check_kinds(schema: Any) -> None:
+    """Refuse a file without the columns that every index has, or with columns of another kind."""
+    names = list(schema.names)
+    missing = next((name for name in _NEEDED if names.count(name) != 1), None)
+    if missing is not None:
+        raise ValueError(f"{names.count(missing)} columns {missing}, and 1 is needed")
+    for name in names:
+        kind = schema.field(name).type
+        text = kind in {pa.string(), pa.large_string()} or (pa.types.is_null(kind) and name not in _NEEDED)
+        if (name in _TEXTS and not text) or (_NEEDED.get(name) == "number" and not pa.types.is_integer(kind)):
+            raise ValueError(f"the column {name} is of {kind}")
+
+
 class StoredExamples:
     """A Parquet file of examples, read in row groups."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._reading():
-            self._file = parquet.ParquetFile(str(path), page_checksum_verification=True)
-            groups = [self._file.metadata.row_group(one).num_rows for one in range(self._file.num_row_groups)]
-        self._begins = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
+            self._parts = ParquetColumns(pa.OSFile(str(path)), size_of(path))
+            self._file = self._parts.file
+            _check_kinds(self._file.schema_arrow)
+        self._begins = np.concatenate([[0], np.cumsum(self._parts.counts, dtype=np.int64)])
         self._group = lru_cache(maxsize=4)(self._read_group)
 
     def __len__(self) -> int:
@@ -56,25 +76,27 @@ class StoredExamples:
 
     def column(self, name: str) -> list[Any]:
         """Read one column."""
-        return self.arrow(name).to_pylist()
+        with self._reading():
+            return self.arrow(name).to_pylist()
 
     def arrow(self, name: str) -> Any:
         """Read one column without creating Python objects."""
         with self._reading():
-            return self._file.read([name]).column(name)
+            return self._parts.column(name)
 
     def blocks(self, name: str) -> Iterator[list[Any]]:
         """Read one column, one block at a time."""
         with self._reading():
-            for batch in self._file.iter_batches(GROUP, columns=[name], use_threads=False):
-                yield batch.column(0).to_pylist()
+            for batch in self._parts.batches(name):
+                yield batch.to_pylist()
 
     def take(self, name: str, numbers: Int[np.ndarray, " m"]) -> list[Any]:
         """Read one column of selected examples."""
         found: list[Any] = [None] * len(numbers)
-        for at, values in self._taken(name, numbers):
-            for place, value in zip(at.tolist(), values.to_pylist(), strict=True):
-                found[place] = value
+        with self._reading():
+            for at, values in self._taken(name, numbers):
+                for place, value in zip(at.tolist(), values.to_pylist(), strict=True):
+                    found[place] = value
         return found
 
     def lengths(self, name: str, numbers: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
@@ -90,20 +112,23 @@ class StoredExamples:
         for group in np.unique(groups).tolist():
             at = np.flatnonzero(groups == group)
             with self._reading():
-                column = self._file.read_row_group(group, columns=[name]).column(name)
+                column = self._parts.column(name, [group])
                 yield at, column.take((numbers[at] - self._begins[group]).tolist())
 
     def counts(self, name: str) -> dict[str, int]:
         """Count the values of a text column."""
         if not self.has(name):
             return {}
-        found = compute.value_counts(self.arrow(name).drop_null())
-        return {str(one["values"]): int(one["counts"]) for one in found.to_pylist()}
+        with self._reading():
+            found = compute.value_counts(self.arrow(name).drop_null())
+            return {str(one["values"]): int(one["counts"]) for one in found.to_pylist()}
 
     def row(self, number: int) -> dict[str, Any]:
         """Read one example."""
         group = int(np.searchsorted(self._begins, number, side="right")) - 1
-        return {name: values[number - int(self._begins[group])].as_py() for name, values in self._group(group).items()}
+        with self._reading():
+            held = self._group(group).items()
+            return {name: values[number - int(self._begins[group])].as_py() for name, values in held}
 
     def select(self, name: str, wanted: Collection[str]) -> Int[np.ndarray, " m"]:
         """Find the examples whose value is one of the given texts."""
@@ -118,14 +143,13 @@ class StoredExamples:
 
     def _read_group(self, group: int) -> dict[str, Any]:
         with self._reading():
-            table = self._file.read_row_group(group)
-        return {name: table.column(name) for name in table.column_names}
+            return {name: self._parts.column(name, [group]) for name in self.names}
 
     @contextmanager
     def _reading(self) -> Generator[None]:
         try:
             yield
-        except UNREADABLE as error:
+        except (*UNREADABLE, DataError) as error:
             raise DamagedError(
                 f"{self.path}: damaged or missing ({first_line(error)}): restore it or build the index again"
             ) from error

@@ -14,8 +14,9 @@ import torch
 
 from proponent.errors import MissingExtraError, RunError
 from proponent.models import Run
-from proponent.models.huggingface import first_line, transformers
 from proponent.models.huggingface import quiet as quiet_transformers
+from proponent.models.huggingface import transformers
+from proponent.models.load_report import first_line
 from proponent.models.recorder import Recorder
 from proponent.models.saving import save_model
 from proponent.training.trainer import Watch, one_device

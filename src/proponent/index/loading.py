@@ -19,6 +19,7 @@ from proponent.index.row_check import tell_batches
 from proponent.method import Retaken
 from proponent.models import Encoder, Masks, Run
 from proponent.models.placement import Placement, free_bytes
+from proponent.models.run_files import StoredName
 from proponent.preconditioners.base import install_fitted
 from proponent.store import Store
 from proponent.types import CheckpointId, Example
@@ -55,7 +56,8 @@ class LoadedRun:
         coarse = too_coarse(store.plan.term, self._placed.dtype)
         if coarse is not None:
             raise InputError(coarse)
-        self._base = base if base is not None else store.plan.base
+        stored = None if store.plan.base is None else StoredName(store.plan.base)
+        self._base = stored if base is None else base
         named = run if run is not None else store.plan.joined or store.plan.run
         folders = [named] if isinstance(named, str | Path) else named
         if not _are_folders(folders):
@@ -83,7 +85,7 @@ class LoadedRun:
         runs = [
             Run.from_pretrained(
                 one,
-                tokenizer=plan.tokenizer,
+                tokenizer=None if plan.tokenizer is None else StoredName(plan.tokenizer),
                 base=self._base,
                 trust_remote_code=self._trust_remote_code,
                 device=self._placed.device,

@@ -11,6 +11,7 @@ from proponent.data import Examples
 from proponent.errors import InputError
 from proponent.index.planning import shard_of
 from proponent.models.counting import NOTHING, Stated
+from proponent.plain_text import one_line
 from proponent.store import RowKind
 
 SecondMoment = Literal["recorded", "optimizer", "estimate"]
@@ -26,7 +27,7 @@ _TAKEN: dict[str, tuple[type | UnionType, str]] = {
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201 # a line for people
+    print(one_line(line), file=sys.stderr)  # noqa: T201 # a line for people
 
 
 @dataclass(frozen=True)

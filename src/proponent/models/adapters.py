@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from torch import nn
 
 from proponent.errors import RunError
-from proponent.models.settings import read_settings
+from proponent.models.run_files import read_settings, weights_file
 from proponent.models.tasks import Task, adapter_tasks, recognise
 from proponent.models.weights import ADAPTER_FILE, ADAPTER_SETTINGS, adapter_home, adapters_inside, base_model
 from proponent.tensors import TensorSlices
@@ -53,7 +53,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 
 def adapter_weights(folder: Path) -> TensorSlices:
     """Open the weights of the adapter in a folder."""
-    return TensorSlices(_home(folder) / ADAPTER_FILE)
+    return TensorSlices(weights_file(_home(folder) / ADAPTER_FILE))
 
 
 def base_of(folder: Path, named: str | None = None) -> Base:

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from proponent.errors import RunError
+from proponent.models.run_files import read_card
 
 CARD = "README.md"
 LENGTH = 512
 """Its default of sequence_len."""
 
-_SHOWN = re.compile(r"axolotl version: `([^`\n]*)`\s*```yaml\n(.*?)\n```", re.DOTALL)
+_BEGIN = re.compile(r"axolotl version: `([^`\n]{0,100})`\s{0,20}```yaml\n")
+MOST_YAML = 2**16
+"""Maximum characters of the settings."""
+
 _OTHER_LOSS = (
     "rl", "reward_model", "process_reward_model", "label_smoothing_factor", "kd_trainer", "pretraining_dataset",
 )  # fmt: skip
@@ -29,20 +33,32 @@ _SAME_LOSS = ("liger", "cut_cross_entropy", "spectrum")
 def settings_of(folder: Path) -> dict[str, Any] | None:
     """Read the settings in the model card of a run; None for a run of another library."""
     path = folder / CARD
-    shown = _SHOWN.search(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
-    if shown is None:
+    card = read_card(path)
+    begin = _BEGIN.search(card)
+    end = -1 if begin is None else card.find("\n```", begin.end() - 1)
+    if begin is None or end < 0:
         return None
     yaml: Any = import_module("yaml")
     try:
-        found: object = yaml.safe_load(shown[2])
-    except yaml.YAMLError as error:
+        if end - begin.end() > MOST_YAML:
+            raise ValueError(f"more than {MOST_YAML:,} characters")
+        text = card[begin.end() : end]
+        if any(isinstance(one, yaml.AliasToken) for one in yaml.scan(text)):  # a few lines may stand for gigabytes
+            raise ValueError("it repeats a part of itself (an alias), which axolotl does not write")
+        found: object = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise RunError(
-            f"{path}: axolotl's settings in it are no YAML ({str(error).splitlines()[0]}): restore the file as axolotl "
-            "wrote it, or remove it to go without"
+            f"{path}: axolotl's settings in it are no YAML ({first_words(error)}): restore the file as axolotl wrote "
+            "it, or remove it to go without"
         ) from error
     if not isinstance(found, Mapping):
         raise RunError(f"{path}: axolotl's settings in it are no list of names and values: restore the file")
-    return {**cast("Mapping[str, Any]", found), "version": shown[1]}
+    return {**cast("Mapping[str, Any]", found), "version": begin[1]}
+
+
+def first_words(error: BaseException) -> str:
+    """The first line of a message."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def other_loss(settings: Mapping[str, Any]) -> str | None:

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from proponent.errors import RunError
 from proponent.models.checkpoints import Checkpoint
 from proponent.models.recorder import run_record
-from proponent.models.settings import read_settings
+from proponent.models.run_files import DOOR, MOST_WEIGHTS, home_of, read_settings
 from proponent.models.weights import weight_files
 
 OTHERS = "; --steps chooses others"
 """Ends a note that does not apply once the user has chosen the steps."""
 
 _BLOCK = 1 << 20
-_STEP = re.compile(r"checkpoint-(\d+)/?$")
+_STEP = re.compile(r"checkpoint-([0-9]{1,9})/?$")
 
 
 class Kept(NamedTuple):
@@ -89,7 +89,8 @@ def _alike(own: list[Path], others: list[Path]) -> bool:
 
 
 def _equal(mine: Path, theirs: Path) -> bool:
-    with mine.open("rb") as one, theirs.open("rb") as other:
+    opened = (DOOR.open(path, most=MOST_WEIGHTS, within=home_of(path)) for path in (mine, theirs))
+    with next(opened) as one, next(opened) as other:
         while block := one.read(_BLOCK):
             if block != other.read(_BLOCK):
                 return False

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from proponent.disk import make_folder, write_bytes
 from proponent.errors import DamagedError, InputError, RunError
-from proponent.models.settings import read_settings
+from proponent.models.run_files import read_settings, weights_file
 from proponent.models.training_trace import digest
 from proponent.tensors import read_tensors, write_tensors
 
@@ -93,7 +93,7 @@ def read_changes(folder: Path) -> Changes:
         raise RunError(f"{folder} has no record of what each example changed ({FOLDER}/): {HOW}")
     settings = read_settings(home / "changes.json")
     try:
-        found = read_tensors(home / "changes.safetensors")
+        found = read_tensors(weights_file(home / "changes.safetensors"))
     except Exception as error:  # the safetensors reader may raise anything
         raise DamagedError(f"cannot read {home / 'changes.safetensors'}: {error}: train again") from error
     names = sorted(name.removeprefix("ends.") for name in found if name.startswith("ends."))

@@ -4,7 +4,6 @@ Reads json and safetensors only. `training_args.bin`, `rng_state.pth`, `schedule
 only when the user asks for it by name (see `proponent.preconditioners.second_moments`).
 """
 
-import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import cast
 from proponent.errors import RunError
 from proponent.models.foreign import refuse_foreign
 from proponent.models.former import recorded
-from proponent.models.settings import read_settings
+from proponent.models.run_files import read_settings, require_inside, weights_file
 from proponent.models.weights import ADAPTER_FILE, hash_files, require_weights
 from proponent.suggest import nearest
 from proponent.types import CheckpointId
@@ -21,6 +20,12 @@ from proponent.types import CheckpointId
 RECORD_FILE = "proponent_recorder.json"
 MOMENTS_FILE = "proponent_moments.safetensors"
 _NUMBERED = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+MOST_STEPS = 10**9
+"""Steps of one training are below this number."""
+
+MOST_RATE = 1e6
+"""The largest learning rate that is believed."""
+
 _UNKNOWN = "unknown: equal weight"
 
 
@@ -42,7 +47,7 @@ class Checkpoint:
     def moments(self) -> Path | None:
         """The Recorder's second moments, if they were recorded."""
         path = recorded(self.path, MOMENTS_FILE)
-        return path if path.is_file() else None
+        return weights_file(path) if path.is_file() else None
 
 
 def discover(folder: Path) -> tuple[Checkpoint, ...]:
@@ -50,10 +55,12 @@ def discover(folder: Path) -> tuple[Checkpoint, ...]:
     if not folder.is_dir():
         raise RunError(_no_folder(folder))
     numbered = sorted(
-        (int(match[1]), entry)
+        (int(match[1]), require_inside(entry))
         for entry in folder.iterdir()
         if (match := _NUMBERED.fullmatch(entry.name)) and entry.is_dir()
     )
+    if numbered and numbered[-1][0] >= MOST_STEPS:
+        raise RunError(f"{numbered[-1][1]} is named after a step that no training reaches: rename that folder")
     for home in [folder, *(path for _, path in numbered[-1:])]:
         refuse_foreign(home)
     if not numbered:
@@ -101,7 +108,7 @@ def _step_of(folder: Path) -> int:
     for path, key in ((record, "step"), (state, "global_step")):
         if path.is_file():
             step = read_settings(path).get(key, 0)
-            if not isinstance(step, int) or step < 0:
+            if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < MOST_STEPS:
                 raise RunError(f"{path} has the value {step!r} for {key}: the run folder is damaged")
             return step
     match = _NUMBERED.fullmatch(folder.name)
@@ -156,7 +163,7 @@ def _logged(state: Path) -> list[tuple[int, float]]:
         if isinstance(entry, dict):
             values = cast("dict[str, object]", entry)
             step, rate = values.get("step"), _rate(values.get("learning_rate"))
-            if isinstance(step, int) and rate is not None:
+            if isinstance(step, int) and rate is not None and 0 <= step < MOST_STEPS:
                 found.append((step, rate))
     return found
 
@@ -164,4 +171,12 @@ def _logged(state: Path) -> list[tuple[int, float]]:
 def _rate(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
+    return float(value) if 0 <= value <= MOST_RATE else None
+
+
+def members_of(folder: Path) -> list[Path]:
+    """Find the runs in a folder of runs, as `proponent train --runs` creates it."""
+    if not folder.is_dir() or (folder / "config.json").is_file() or next(folder.glob("checkpoint-*"), None) is not None:
+        return []
+    found = [one for one in folder.glob("seed-*") if one.is_dir() and one.name[5:].isdecimal()]
+    return sorted(found, key=lambda one: int(one.name[5:]))

@@ -10,7 +10,7 @@ from proponent.models import axolotl
 from proponent.models.objective import training_of
 from proponent.models.recorder import run_record
 from proponent.models.run import Run
-from proponent.models.settings import read_settings
+from proponent.models.run_files import DOOR, MOST_TEXT, read_settings
 from proponent.models.trainer_notes import JUDGED
 from proponent.types import Counting
 
@@ -36,7 +36,7 @@ class Stated:
         text = None if template is None else str(template)
         if text is not None and "{" not in text:
             try:
-                text = Path(text).read_text(encoding="utf-8")
+                text = DOOR.read_text(Path(text), most=MOST_TEXT)
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"cannot read the chat template {template}: {error}") from error
         return cls(assistant_only, completion_only, text)

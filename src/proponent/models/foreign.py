@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import cast
 
 from proponent.errors import RunError
-from proponent.models.settings import read_settings
+from proponent.models.run_files import read_settings
 from proponent.models.weights import CONFIG_FILE
 
 _EMBEDDERS = ("modules.json", "config_sentence_transformers.json")

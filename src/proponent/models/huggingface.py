@@ -6,7 +6,7 @@ Everything that this file returns is a torch module, a tokenizer typed as `Any`,
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -30,9 +30,18 @@ from proponent.models.adapters import (
     resized_rows,
 )
 from proponent.models.info import ModelInfo, model_info, positions
+from proponent.models.load_report import LoadReport, first_line, refuse_compiled, require_used, require_whole
 from proponent.models.placement import HERE
 from proponent.models.quantised import dequantised, quantisation, quantisation_note, refuse_quantised
-from proponent.models.settings import check_numbers, read_settings
+from proponent.models.run_files import (
+    StoredName,
+    check_files,
+    read_settings,
+    refuse_hub_code,
+    refuse_named_files,
+    without_network,
+)
+from proponent.models.settings import check_numbers
 from proponent.models.shared_base import LoadedBase, SharedBases, own_weights
 from proponent.models.tasks import Task, of_adapter, recognise
 from proponent.models.weights import CONFIG_FILE, adapter_home, require_weights, weight_files
@@ -113,7 +122,7 @@ def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = Fals
             raise RunError(
                 f"cannot load the reference model {name}: {first_line(error)}: name its folder with --base (base=)"
             ) from error
-        _require_whole(folder, report.missing)
+        require_whole(folder, report.missing)
         return card.placement.put(model).requires_grad_(requires_grad=False).eval()
     own = read_model_info(folder, trust_remote_code=trust_remote_code)
     return load_model(folder, replace(own, placement=card.placement))
@@ -123,7 +132,7 @@ def load_base(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False,
     """Load the base model of an adapter, as it was before the adapter was trained."""
     base = base_of(folder, card.base)
     model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
-    _require_whole(folder, list(missing))
+    require_whole(folder, list(missing))
     rows = int(cast("Any", model).get_input_embeddings().weight.shape[0])
     if rows != getattr(_config(base.name, trust_remote_code, **base.options), "vocab_size", rows):
         raise RunError(
@@ -178,16 +187,22 @@ def lora(model: torch.nn.Module, rank: int) -> torch.nn.Module:
         return cast("torch.nn.Module", peft_library().get_peft_model(model, settings))
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+def load_tokenizer(
+    folder: Path, *, trust_remote_code: bool = False, revision: str | None = None, local: bool = False
+) -> Any:
     """Load a tokenizer that supports character offsets; the revision is that of a name on a hub."""
+    # a name that the user did not give is `local`: looked up in the cache of the hub, and not fetched
     quiet()
     _check_own(folder, trust_remote_code)
     _refuse_code(folder / "tokenizer_config.json", trust_remote_code)
+    refuse_named_files(folder / "tokenizer_config.json")
     try:
-        options: dict[str, Any] = {} if revision is None else {"revision": revision}
-        tokenizer = cast("Any", AutoTokenizer).from_pretrained(
-            str(folder), trust_remote_code=trust_remote_code, **options
-        )
+        options: dict[str, Any] = {"local_files_only": local or folder.is_dir()}
+        options |= {} if revision is None else {"revision": revision}
+        with without_network(options["local_files_only"]):
+            tokenizer = cast("Any", AutoTokenizer).from_pretrained(
+                str(folder), trust_remote_code=trust_remote_code, **options
+            )
     except Exception as error:  # the loaders of tokenizers may raise anything
         raise RunError(
             f"no usable tokenizer in {folder}: {first_line(error)}: save it there with tokenizer.save_pretrained, "
@@ -198,19 +213,33 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, revision: s
             f"the tokenizer in {folder} ({type(tokenizer).__name__}) has no character offsets: "
             "save a fast tokenizer (tokenizer.json)"
         )
+    _try_tokenizer(folder, tokenizer)
     return tokenizer
+
+
+def _try_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Refuse a tokenizer with settings of another kind, which otherwise fail at the first text."""
+    try:
+        if not tokenizer.model_max_length > 0:
+            raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
+        for texts in ((["a b"],), (["a b"], ["c"])):
+            tokenizer(*texts)
+    except Exception as error:  # the tokenizers of other libraries may raise anything
+        raise RunError(
+            f"the tokenizer in {folder} does not work ({first_line(error)}): save it again with "
+            "tokenizer.save_pretrained, or name another folder with --tokenizer"
+        ) from error
 
 
 def _check_own(folder: Path, trust_remote_code: bool) -> None:
     """Check a configuration on disk before anything is created from it."""
+    if folder.is_dir():
+        check_files(folder)
     path = folder / CONFIG_FILE
     if path.is_file():
-        attention = check_numbers(path).get("attn_implementation")
-        if isinstance(attention, str) and "/" in attention and not trust_remote_code:
-            raise RunError(
-                f"{path} uses attention code from a hub ({attention[:100]}), which is not run by default: allow it "
-                "with --trust-remote-code (trust_remote_code=True), or take attn_implementation out"
-            )
+        settings = check_numbers(path)
+        if not trust_remote_code:
+            refuse_hub_code(path, settings)
         _refuse_code(path, trust_remote_code)
 
 
@@ -228,8 +257,11 @@ def _refuse_code(path: Path, trust_remote_code: bool) -> None:
 def _config(name: str, trust_remote_code: bool, **options: Any) -> Any:
     _check_own(Path(name), trust_remote_code)
     try:
-        return cast("Any", AutoConfig).from_pretrained(name, trust_remote_code=trust_remote_code, **options)
-    except (OSError, ValueError, KeyError) as error:
+        with without_network(_where(name)["local_files_only"]):
+            return cast("Any", AutoConfig).from_pretrained(
+                name, trust_remote_code=trust_remote_code, **_where(name), **options
+            )
+    except Exception as error:  # configurations of odd values may raise anything
         if not trust_remote_code and "trust_remote_code" in str(error):
             raise RunError(
                 f"{name} contains custom code, which is not run by default: review it, then allow it with "
@@ -241,9 +273,9 @@ def _config(name: str, trust_remote_code: bool, **options: Any) -> Any:
 def _load_plain(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch.nn.Module:
     _check_size(folder, card.task, trust_remote_code)
     model, report = _loaded(str(folder), card.task, trust_remote_code, dtype=card.placement.precision)
-    _refuse_compiled(folder, report.unused)
-    _require_whole(folder, report.missing)
-    _require_used(folder, model, report.unused)
+    refuse_compiled(folder, report.unused)
+    require_whole(folder, report.missing)
+    require_used(folder, model, report.unused)
     _require_class(folder, model, card.architecture)
     return model
 
@@ -265,60 +297,33 @@ def _check_size(folder: Path, task: Task, trust_remote_code: bool) -> None:
         )
 
 
-class _Report(NamedTuple):
-    """Result of loading: missing weights, now random, and weights that the model does not use."""
-
-    missing: list[str]
-    unused: list[str]
-
-
 def _loader(task: Task) -> Any:
     return getattr(transformers, task.auto_class)
 
 
-def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, _Report]:
+def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, LoadReport]:
     """Load a model from safetensors only; quantised weights as plain ones of the same values."""
     if quantisation(options.get("config") or _config(name, trust_remote_code, **_of_hub(options))) is not None:
         options["device_map"] = "cpu"
-    model, report = _loader(task).from_pretrained(
-        name,
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-        **{"dtype": torch.float32} | options,
-    )
+    with without_network(_where(name)["local_files_only"]):
+        model, report = _loader(task).from_pretrained(
+            name,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **{"dtype": torch.float32} | _where(name) | options,
+        )
     missing, unused = (sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys"))
-    return dequantised(cast("torch.nn.Module", model)), _Report(missing, unused)
+    return dequantised(cast("torch.nn.Module", model)), LoadReport(missing, unused)
 
 
 def _of_hub(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name == "revision"}
 
 
-def _require_whole(folder: Path, missing: list[str]) -> None:
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise RunError(
-            f"the weights in {folder} lack {missing[0]}{more}: this is not a complete checkpoint of this architecture"
-        )
-
-
-def _refuse_compiled(folder: Path, unused: list[str]) -> None:
-    if any("_orig_mod." in name for name in unused):
-        raise RunError(
-            f"the weights in {folder} were saved from a compiled model (their names begin with _orig_mod.): save them "
-            "again with model._orig_mod.save_pretrained(folder)"
-        )
-
-
-def _require_used(folder: Path, model: torch.nn.Module, unused: list[str]) -> None:
-    if unused:
-        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
-        raise RunError(
-            f"the weights in {folder} contain {unused[0]}{more}, which {type(model).__name__} does not use: the "
-            "trained model differs from the model that would be explained; if its class has custom code, name it in "
-            "auto_map of config.json and allow it with --trust-remote-code"
-        )
+def _where(name: str) -> dict[str, Any]:
+    """Only a name that the user gave may be fetched from a hub."""
+    return {"local_files_only": isinstance(name, StoredName) or Path(name).is_dir()}
 
 
 def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> None:
@@ -379,22 +384,16 @@ def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases:
     base, home, settings = base_of(folder, card.base), adapter_home(folder) or folder, adapter_settings(folder)
     model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
     carried = adapter_weights(folder).names
-    _require_whole(folder, [name for name in missing if not any(one.endswith(f".{name}") for one in carried)])
+    require_whole(folder, [name for name in missing if not any(one.endswith(f".{name}") for one in carried)])
     problem = misfit(folder, base.name, model)
     if problem is not None:
         raise problem
     own_weights(model, base_weights(carried))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_network(wanted=True):
         warnings.simplefilter("ignore")  # matters between peft and transformers
         adapted: Any = peft.PeftModel.from_pretrained(model, str(home), is_trainable=True, torch_device="cpu")
         expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    _require_whole(folder, sorted(name for name in expected if name not in carried))
+    require_whole(folder, sorted(name for name in expected if name not in carried))
     show_layers(adapted)
     note_trained(adapted, describe_kind(settings))
     return cast("torch.nn.Module", adapted)
-
-
-def first_line(error: BaseException) -> str:
-    """Shorten a message of another library to one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

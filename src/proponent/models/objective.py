@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from proponent.errors import RunError
 from proponent.models import axolotl
 from proponent.models.former import RUN_FILE, recorded
-from proponent.models.settings import read_settings
+from proponent.models.run_files import read_card, read_settings
 
 _LOGGED = {
     "rewards of completions (GRPO or RLOO)": ("reward_std", "frac_reward_zero_std", "completions/mean_length"),
@@ -42,10 +42,12 @@ _TAGS = {
 _CARDS = {"reward": "reward-trainer"}
 """Tags of trainers in model cards, where they differ from the names here."""
 
-_DFT = re.compile(r"^\s*loss_type:\s*[\"']?dft\b", re.MULTILINE)
-_SMOOTHED = re.compile(r"^\s*-?\s*label_smoothing_factor:\s*([0-9.]+(?:e-?[0-9]+)?)\s*$", re.MULTILINE)
+_DFT = re.compile(r"^[ \t]*loss_type:[ \t]*[\"']?dft\b", re.MULTILINE)
+_SMOOTHED = re.compile(
+    r"^[ \t]*-?[ \t]*label_smoothing_factor:[ \t]*([0-9]+(?:\.[0-9]*)?(?:e-?[0-9]+)?)[ \t]*$", re.MULTILINE
+)
 _HEAD = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
-_TAG = re.compile(r"^\s*-\s*([\w-]+)\s*$", re.MULTILINE)
+_TAG = re.compile(r"^[ \t]*-[ \t]*([\w-]+)[ \t]*$", re.MULTILINE)
 
 
 def refuse_objective(folder: Path, checkpoints: Sequence[Path]) -> None:
@@ -68,7 +70,7 @@ def refuse_smoothing(folder: Path, checkpoints: Sequence[Path]) -> None:
     for home in dict.fromkeys([folder, checkpoints[-1]]):
         record, card = recorded(home, RUN_FILE), home / "README.md"
         noted: object = read_settings(record).get("label_smoothing_factor") if record.is_file() else None
-        said = _SMOOTHED.search(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+        said = _SMOOTHED.search(read_card(card))
         found = ((noted, record), (said and float(said[1]), card))
         value, source = next(((value, path) for value, path in found if value), (None, record))
         if value is not None:
@@ -129,16 +131,14 @@ def _by_record(folder: Path) -> tuple[str, str] | None:
     noted: object = held.get("sft")
     if isinstance(noted, dict) and cast("dict[str, object]", noted).get("loss_type") == "dft":
         return "reweighted tokens (loss_type dft)", f"loss_type in {record}"
-    if card.is_file() and _DFT.search(card.read_text(encoding="utf-8", errors="replace")):
+    if _DFT.search(read_card(card)):
         return "reweighted tokens (loss_type dft)", f"loss_type in {card}"
     return None
 
 
 def _tags(path: Path) -> set[str]:
     """The tags of a model card; none if there is no card."""
-    if not path.is_file():
-        return set()
-    head = _HEAD.match(path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n"))
+    head = _HEAD.match(read_card(path).replace("\r\n", "\n"))
     return set() if head is None else {one.lower() for one in _TAG.findall(head[1])}
 
 

@@ -10,7 +10,8 @@ from proponent.errors import DamagedError, RunError
 from proponent.models.adapters import adapter_settings
 from proponent.models.checkpoints import RECORD_FILE, Checkpoint
 from proponent.models.former import recorded
-from proponent.models.settings import check_numbers, read_settings
+from proponent.models.run_files import read_settings
+from proponent.models.settings import check_numbers
 from proponent.models.weights import CONFIG_FILE, adapter_home, weight_files
 from proponent.tensors import TensorSlices
 

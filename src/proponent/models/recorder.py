@@ -9,7 +9,7 @@ For language models it notes which rows were fed and which tokens counted (`prop
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -22,7 +22,7 @@ from proponent.models.change_watch import ChangeWatch
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import TrainerCallback
-from proponent.models.settings import read_settings
+from proponent.models.run_files import StoredName, read_settings
 from proponent.models.trainer_notes import JUDGED, initial_model, trainer_note
 from proponent.models.training_trace import StepRecorder
 from proponent.tensors import halve, write_tensors
@@ -75,7 +75,7 @@ def started_from(folder: Path) -> str | None:
     if drawn(folder):
         return None
     if isinstance(initial, str) and initial:
-        return initial
+        return StoredName(initial)
     return "name not recorded" if trained else None
 
 
@@ -85,12 +85,9 @@ def run_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise RunError(f"{path} is not a JSON object: remove it; its settings can then be passed to proponent evaluate")
-    return cast("dict[str, Any]", found)
+        return read_settings(path)
+    except RunError as error:
+        raise RunError(f"{error}: remove it; its settings can then be passed to proponent evaluate") from error
 
 
 def unfinished_note(folder: Path) -> tuple[str, ...]:

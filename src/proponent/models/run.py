@@ -11,10 +11,17 @@ from typing import Any, cast
 
 import torch
 
-from proponent.errors import InputError, MismatchError, RunError
+from proponent.errors import MismatchError, RunError
 from proponent.models.adapters import base_of
 from proponent.models.best import kept
-from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, tokenizer_fingerprint
+from proponent.models.checkpoints import (
+    MOMENTS_FILE,
+    RECORD_FILE,
+    Checkpoint,
+    discover,
+    members_of,
+    tokenizer_fingerprint,
+)
 from proponent.models.encoding import Encoder
 from proponent.models.former import former_note
 from proponent.models.huggingface import (
@@ -26,18 +33,20 @@ from proponent.models.huggingface import (
     read_model_info,
     refuse_base,
 )
+from proponent.models.joined_runs import check_alike, note_of, numbered, refuse_twice
 from proponent.models.judged_rows import JudgedSource
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.model_outputs import check_shift
 from proponent.models.one_training import check_one_training
 from proponent.models.placement import Placement
 from proponent.models.recorder import RUN_FILE, unfinished_note
+from proponent.models.run_files import StoredName, reading_run
 from proponent.models.shared_base import SharedBases
 from proponent.models.tasks import Task, trained_task
 from proponent.models.tokenizer_files import require_one_tokenizer, tokenizer_home
 from proponent.models.training_trace import FOLDER
 from proponent.models.weights import weights_fingerprint
-from proponent.types import CheckpointId, Counting, Label
+from proponent.types import Counting, Label
 
 MOST_TOKENS = 512
 """Maximum tokens per text by default, even if the model allows more."""
@@ -115,9 +124,23 @@ class Run:
             how: dict[str, Any] = {"tokenizer": tokenizer, "base": base, "trust_remote_code": trust_remote_code}
             runs = [cls.from_pretrained(one, device=device, dtype=dtype, **how) for one in members]
             return replace(cls.join(runs), path=folder, joined=())
+        with reading_run(folder):
+            return cls._opened(folder, placement, tokenizer, base, trust_remote_code=trust_remote_code)
+
+    @classmethod
+    def _opened(
+        cls,
+        folder: Path,
+        placement: Placement,
+        tokenizer: str | Path | None,
+        base: str | Path | None,
+        *,
+        trust_remote_code: bool,
+    ) -> "Run":
         saved = discover(folder)
         last = saved[-1].path
-        named_base = None if base is None else str(base)
+        named_base = base if isinstance(base, str | None) else str(base)
+        local = isinstance(base if tokenizer is None else tokenizer, StoredName | None)
         card = read_model_info(last, trust_remote_code=trust_remote_code, base=named_base)
         homes = list(dict.fromkeys([folder, *(one.path for one in reversed(saved))]))
         card = replace(card, task=trained_task(card.task, homes, named_base))
@@ -128,7 +151,7 @@ class Run:
         checkpoints, last = found.checkpoints, found.checkpoints[-1].path
         home = Path(tokenizer) if tokenizer is not None else tokenizer_home(folder, last, named_base)
         revision = base_of(last, named_base).revision if card.adapter and tokenizer is None else None
-        loaded = load_tokenizer(home, trust_remote_code=trust_remote_code, revision=revision)
+        loaded = load_tokenizer(home, trust_remote_code=trust_remote_code, revision=revision, local=local)
         require_one_tokenizer(saved, home, explicit=tokenizer is not None)
         card.task.refuse_tokenizer(home, loaded)
         named = None if tokenizer is None else str(tokenizer)
@@ -156,15 +179,15 @@ class Run:
             InputError: a run was given twice.
             MismatchError: two runs are incompatible; the message says why.
         """
-        _refuse_twice(runs)
+        refuse_twice(runs)
         first = runs[0]
         for other in runs[1:]:
-            _check_alike(first, other)
+            check_alike(first, other)
         counts = [1 + run.checkpoints[-1].id.run for run in runs]  # number of runs in each: some are joined already
         firsts = [0, *accumulate(counts[:-1])]
-        checkpoints = _numbered(firsts, [run.checkpoints for run in runs])
-        later = _numbered(firsts, [run.later for run in runs])
-        notes = tuple(dict.fromkeys(_note(run, note, runs) for run in runs for note in run.notes))
+        checkpoints = numbered(firsts, [run.checkpoints for run in runs])
+        later = numbered(firsts, [run.later for run in runs])
+        notes = tuple(dict.fromkeys(note_of(run, note, runs) for run in runs for note in run.notes))
         joined = tuple(path for run in runs for path in run.joined or (run.path,))
         return replace(first, checkpoints=checkpoints, joined=joined, later=later, notes=notes)
 
@@ -346,51 +369,3 @@ class Run:
         else:  # a name on a hub
             digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
         return digest.hexdigest()
-
-
-def _numbered(firsts: Sequence[int], runs: Sequence[tuple[Checkpoint, ...]]) -> tuple[Checkpoint, ...]:
-    """Number the checkpoints of joined runs by run."""
-    both = zip(firsts, runs, strict=True)
-    return tuple(replace(one, id=CheckpointId(first + one.id.run, one.step)) for first, run in both for one in run)
-
-
-def _note(run: Run, note: str, runs: Sequence[Run]) -> str:
-    """A note that does not apply to all joined runs, prefixed with the path of its run."""
-    named = all(note in one.notes for one in runs) or str(run.path) in note
-    return note if named else f"{run.path}: {note}"
-
-
-def _refuse_twice(runs: Sequence[Run]) -> None:
-    """Refuse a run given twice: its checkpoints would count twice without adding a seed."""
-    known: set[Path] = set()
-    for run in runs:
-        own = {one.path.resolve() for one in run.saved}
-        if not known.isdisjoint(own):
-            raise InputError(
-                f"the run {run.path} was given twice: join runs of different seeds, and give each run once"
-            )
-        known |= own
-
-
-def members_of(folder: Path) -> list[Path]:
-    """Find the runs in a folder of runs, as `proponent train --runs` creates it."""
-    if not folder.is_dir() or (folder / "config.json").is_file() or next(folder.glob("checkpoint-*"), None) is not None:
-        return []
-    found = [one for one in folder.glob("seed-*") if one.is_dir() and one.name[5:].isdecimal()]
-    return sorted(found, key=lambda one: int(one.name[5:]))
-
-
-def _check_alike(first: Run, other: Run) -> None:
-    """Require that a text, its tokens and its label have the same meaning in both runs."""
-    pairs = {
-        "task": (first.task.kind, other.task.kind),
-        "labels": (first.label_names, other.label_names),
-        "losses": (first.loss_of_pairs, other.loss_of_pairs),
-        "tokenizer": (first.tokenizer_fingerprint()[:12], other.tokenizer_fingerprint()[:12]),
-    }
-    for name, (mine, theirs) in pairs.items():
-        if mine != theirs:
-            raise MismatchError(
-                f"{first.path} and {other.path} cannot be joined: their {name} differ ({mine} and {theirs}): join "
-                "runs of one task and one tokenizer, or index them separately"
-            )

@@ -23,7 +23,7 @@ from proponent.disk import make_folder, write_bytes
 from proponent.errors import RunError
 from proponent.models.former import recorded
 from proponent.models.placement import device_of
-from proponent.models.settings import read_settings
+from proponent.models.run_files import read_settings, weights_file
 from proponent.tensors import read_tensors, write_tensors
 
 FOLDER = "proponent_replay"
@@ -242,6 +242,6 @@ def _group(group: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        return read_tensors(path)
+        return read_tensors(weights_file(path))
     except Exception as error:  # the safetensors reader may raise anything
         raise RunError(f"cannot read {path}: {error}: the record is damaged; {_HOW}") from error

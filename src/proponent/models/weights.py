@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import cast
 
 from proponent.errors import RunError
-from proponent.models.settings import read_settings
+from proponent.models.run_files import DOOR, MOST_WEIGHTS, StoredName, home_of, read_settings, require_inside
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -42,7 +42,7 @@ def adapter_home(folder: Path) -> Path | None:
 
 def adapters_inside(folder: Path) -> list[Path]:
     """Subfolders with an adapter that has a name of its own."""
-    found = sorted(path.parent for path in folder.glob(f"*/{ADAPTER_FILE}"))
+    found = sorted(require_inside(path.parent) for path in folder.glob(f"*/{ADAPTER_FILE}"))
     return [one for one in found if not one.name.startswith("checkpoint-")]
 
 
@@ -81,16 +81,24 @@ def base_model(folder: Path, named: str | None = None) -> str | None:
     home = adapter_home(folder)
     if home is None:
         return None
-    return named or cast("str | None", read_settings(home / ADAPTER_SETTINGS).get("base_model_name_or_path")) or None
+    found: object = read_settings(home / ADAPTER_SETTINGS).get("base_model_name_or_path")
+    if not isinstance(found, str | None):
+        raise RunError(f"{home / ADAPTER_SETTINGS} names a base model that is no text: name it with --base (base=)")
+    return named or (StoredName(found) if found else None)
 
 
 def hash_files(files: list[Path]) -> str:
     """Hash files by name and content, in the given order."""
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
+        with DOOR.open(path, most=MOST_WEIGHTS, within=home_of(path)) as file:
             digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def sizes_of_weights(folder: Path) -> str:
+    """Sizes of a folder's weight files: enough to tell two pretrained models apart without reading them."""
+    return " ".join(f"{one.name}:{one.stat().st_size}" for one in sorted(folder.glob("*.safetensors")))
 
 
 def _named_by_config(folder: Path) -> Path | None:

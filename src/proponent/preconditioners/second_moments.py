@@ -14,6 +14,7 @@ from proponent.errors import InputError, MismatchError
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
 from proponent.models.placement import device_of, host
+from proponent.models.run_files import DOOR, MOST_WEIGHTS, home_of, weights_file
 from proponent.preconditioners.base import CheckpointFiles
 from proponent.preconditioners.batches import Arrays, Computer, Parts, TextBatch
 from proponent.tensors import TensorSlices, read_tensors
@@ -74,7 +75,7 @@ def file_hash(checkpoint: CheckpointFiles, source: str) -> str:
     """Hash the file that second moments come from."""
     path = checkpoint.path / "optimizer.pt" if source == "optimizer" else checkpoint.moments
     assert path is not None
-    with path.open("rb") as file:
+    with DOOR.open(path, most=MOST_WEIGHTS, within=home_of(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -147,7 +148,7 @@ def _optimizer_file(checkpoint: CheckpointFiles) -> Path:
 def _from_optimizer(path: Path) -> Float[np.ndarray, "v d"]:
     """The bias-corrected second moment of the one largest matrix."""
     try:
-        state = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
+        state = cast("dict[str, Any]", torch.load(weights_file(path), map_location="cpu", weights_only=True))
         decay = {number: group["betas"][1] for group in state["param_groups"] for number in group["params"]}
         found = {
             number: one

@@ -13,6 +13,12 @@ from proponent.errors import DamagedError
 from proponent.store.mapped import MappedTensors
 from proponent.store.shard_outputs import REQUIRED
 
+MOST_TOKENS = 2**24
+"""Tokens have smaller ids: merging counts the rows of every token up to the largest id."""
+
+MOST_WORDS = 2**26
+"""Words of an example have smaller numbers."""
+
 ROWS = ("rows.ids", "rows.words", "rows.rows")
 """Names of the arrays of embedding rows."""
 
@@ -51,6 +57,8 @@ def _check_rows(file: MappedTensors) -> None:
         wrong("rows.ids and rows.words are not whole numbers")
     if ids.min(initial=0) < 0 or words.min(initial=-1) < -1:
         wrong("a token or word is below 0")
+    if ids.max(initial=0) >= MOST_TOKENS or words.max(initial=0) >= MOST_WORDS:
+        wrong("a token is beyond any vocabulary, or a word beyond any text")
     if len(file.shape("rows.rows")) != 2 or ("rows.scale" in file.names and len(file.shape("rows.scale")) != 1):
         wrong("rows.rows or rows.scale has another shape")
 

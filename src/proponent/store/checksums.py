@@ -7,6 +7,8 @@ from pathlib import Path
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
+from proponent.store.door import ANY, DOOR
+
 BLOCK = 256 * 1024
 """Bytes per xxh3: the minimum that a search reads, and the amount that one flipped bit makes unusable."""
 
@@ -85,7 +87,7 @@ def sums_of_file(path: Path) -> Checksums:
 def chunks_of(path: Path) -> Iterator[memoryview]:
     """Read a file in pieces, into one buffer that is reused."""
     buffer = memoryview(bytearray(CHUNK))
-    with path.open("rb", buffering=0) as file:
+    with DOOR.open(path, most=ANY) as file:
         while True:
             got = file.readinto(buffer)
             if not got:

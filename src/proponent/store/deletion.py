@@ -9,6 +9,7 @@ from jaxtyping import Int
 
 from proponent import disk
 from proponent.errors import InputError
+from proponent.store.door import refuse_links
 from proponent.store.files import finished, publish_tensors, walk
 from proponent.store.layout import MANIFEST, Layout
 from proponent.store.leases import NAME, Leases
@@ -24,6 +25,7 @@ def changing(folder: Path, waiting: Callable[[], None] | None = None) -> Generat
     try:
         with leases.whole(waiting):
             store = Store(folder)
+            refuse_links(folder)
             if not leases.alone:
                 raise InputError(f"another process is writing to {folder}: wait for it")
             pending = store.layout.addition(store.manifest.generation + 1)

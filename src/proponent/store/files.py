@@ -13,7 +13,9 @@ import numpy as np
 from proponent import disk
 from proponent.data import parquet_bytes
 from proponent.disk import temporary
+from proponent.errors import DamagedError
 from proponent.store.checksums import Checksums, sums_of, sums_of_file
+from proponent.store.door import DOOR, MOST_NOTE
 from proponent.store.mapped import Place, lay_out
 
 NOTE = ".done"
@@ -74,9 +76,9 @@ def publish_table(path: Path, columns: Columns) -> Checksums:
 def finished(path: Path) -> Checksums | None:
     """Read the note of a file."""
     try:
-        sums = Checksums.model_validate_json(note_of(path).read_bytes())
+        sums = Checksums.model_validate_json(DOOR.read_bytes(note_of(path), most=MOST_NOTE))
         return sums if path.stat().st_size == sums.size and sums.fits else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, DamagedError):
         return None
 
 

@@ -1,6 +1,5 @@
 """Contents and cost of an index as plain data, optionally compared with a forecast."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -8,7 +7,11 @@ from typing import Any, cast
 import numpy as np
 
 from proponent.errors import InputError
+from proponent.foreign_files import MEGABYTE, Door
 from proponent.store.reader import Store
+
+DOOR = Door(InputError, "create a forecast with `proponent plan --json`")
+MOST_FORECAST = MEGABYTE
 
 KINDS = ("forms", "postings", "examples", "tables")
 """Folders of an index whose bytes are counted separately."""
@@ -75,7 +78,7 @@ def bytes_by_kind(folder: Path) -> dict[str, int]:
 def read_forecast(path: Path) -> dict[str, float]:
     """Read a file from `proponent plan --json`."""
     try:
-        content: object = json.loads(path.read_text(encoding="utf-8"))
+        content: object = DOOR.read_json(path, most=MOST_FORECAST)
         return forecast_figures(cast("Mapping[str, Any]", content))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"--forecast {path} is not a forecast: create one with `proponent plan --json`") from error

@@ -7,6 +7,7 @@ from proponent.types import CheckpointId
 
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
+PLANS = "plans"
 
 REFIT = "tables/gen-"
 """How the name of a file begins that replaces arrays of the tables."""
@@ -25,11 +26,11 @@ class Layout:
 
     def addition(self, generation: int) -> Path:
         """The plan of an append."""
-        return self.folder / "plans" / f"append-{generation:05d}.json"
+        return self.folder / PLANS / f"append-{generation:05d}.json"
 
     def merging(self, generation: int) -> Path:
         """The plan of a merge."""
-        return self.folder / "plans" / f"merge-{generation:05d}.json"
+        return self.folder / PLANS / f"merge-{generation:05d}.json"
 
     def examples(self, segment: str) -> Path:
         """The user's data: texts, labels, ids."""

@@ -7,15 +7,17 @@ process that computes shard k.
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from proponent.errors import InputError
+from proponent.errors import DamagedError, InputError
 from proponent.locks import lacks_locks, record_locks
 
 NAME = "lease"
+_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 WAIT = 0.2
 """Seconds between two attempts to lock what another process holds."""
 
@@ -26,13 +28,18 @@ class Leases:
     def __init__(self, folder: Path) -> None:
         self._locks, self._folder = record_locks(folder), folder
         try:
-            self._file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
         except OSError as error:
+            if error.errno in {errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO}:
+                raise DamagedError(f"{folder / NAME} is not a regular file: remove it; it is made anew") from error
             if error.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
                 raise
             raise InputError(
                 f"{folder} is read-only ({error.strerror}): copy it to a writable folder, or get write permission"
             ) from error
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            os.close(self._file)
+            raise DamagedError(f"{folder / NAME} is not a regular file: remove it; it is made anew")
         self._apply(self._locks.LOCK_SH, 1)
 
     @contextmanager

@@ -5,6 +5,7 @@ Both are JSON read through strict types: they are untrusted input.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,8 @@ from proponent.labels import Labels
 from proponent.method import EmbeddingRows, Gradients, Logit, Method, Reduction, Term, terms_of
 from proponent.method_flat import from_flat
 from proponent.store.checksums import Checksums
-from proponent.store.layout import RUN_STEPS, stored_number
+from proponent.store.door import DOOR, MOST_JSON
+from proponent.store.layout import PLANS, RUN_STEPS, stored_number
 from proponent.store.rows import RowKind
 from proponent.types import CheckpointId, Counting
 
@@ -84,7 +86,7 @@ class PlannedSegment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(pattern="^[0-9]{5,9}$")  # its number, five digits; never reused in an index
-    n: int = Field(ge=0, lt=2**31)  # examples
+    n: int = Field(ge=1, lt=2**31)  # examples
     # boundaries in the segment's own order of examples (shortest first); shard j holds order[shards[j]:shards[j+1]]
     shards: list[int]
 
@@ -174,6 +176,15 @@ class Plan(BaseModel):
             raise ValueError(f"{len(self.terms)} terms are planned for {len(terms_of(self.method))} of the method")
         return self
 
+    @model_validator(mode="after")
+    def _steps(self) -> "Plan":
+        for term in self.terms:
+            _refuse_twice("checkpoint", [str(one.id) for one in term.checkpoints])
+            if not term.checkpoints:
+                raise ValueError("no checkpoints are planned")
+        _refuse_twice("segment", [one.name for one in self.source.segments])
+        return self
+
     @property
     def predicted(self) -> str:
         """What the model predicts; an earlier plan without classes belongs to a language model."""
@@ -234,6 +245,12 @@ class Plan(BaseModel):
         return self.weighted or (isinstance(self.term, Gradients) and self.term.scales_train)
 
 
+def _refuse_twice(what: str, names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        twice, _ = Counter(names).most_common(1)[0]
+        raise ValueError(f"the {what} {twice} is there twice")
+
+
 class SkippedRow(BaseModel):
     """A training row that has no gradient."""
 
@@ -255,12 +272,18 @@ class Manifest(BaseModel):
     files: dict[str, Checksums]  # sums of each file by its path inside the index
     sources: list[Source]  # every data set that was added, in order
     segments: list[PlannedSegment]  # the segments of the index, in data order
-    deleted: str = ""  # name of the file of tombstones; empty if nothing is deleted
+    # name of the file of tombstones; empty if nothing is deleted
+    deleted: str = Field(default="", pattern=r"^(tombstones/gen-[0-9]{5,9}\.safetensors)?$")
     skipped: list[SkippedRow]  # rows without a gradient
     notes: list[str]  # lines that every explanation repeats
     seconds: dict[str, float]  # time by stage of the last build or append
     peak_rss: int = 0  # peak memory of the process that built it, in bytes
     digest: str = ""  # SHA-256 of this manifest's canonical form without this field
+
+    @model_validator(mode="after")
+    def _segments(self) -> "Manifest":
+        _refuse_twice("segment", [one.name for one in self.segments])
+        return self
 
     def sealed(self) -> "Manifest":
         """Fill in root and digest."""
@@ -285,8 +308,8 @@ def merkle_root(files: Mapping[str, Checksums]) -> str:
 def former_lines(path: Path) -> list[str]:
     """The notes on a plan of an earlier version."""
     try:
-        raw: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        raw = _read(path)
+    except (OSError, ValueError):
         return []
     if not isinstance(raw, dict):
         return []
@@ -303,8 +326,8 @@ def former_lines(path: Path) -> list[str]:
 def read_json(path: Path, model: type[Model]) -> Model:
     """Read a plan or a manifest."""
     try:
-        raw: object = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        raw = _read(path)
+    except (OSError, ValueError) as error:
         raise DamagedError(f"cannot read {path}: {error}: the index is damaged; build it again") from error
     version = cast("dict[str, object]", raw).get("format") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT:
@@ -342,5 +365,6 @@ def _present_plan(path: Path, held: dict[str, Any]) -> dict[str, Any]:
     return found | {"method": method.model_dump(mode="json"), "terms": [term]}
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that proponent writes")
+def _read(path: Path) -> object:
+    home = path.parent.parent if path.parent.name == PLANS else path.parent
+    return DOOR.read_json(path, most=MOST_JSON, within=home, plausible=True)

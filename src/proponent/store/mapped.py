@@ -20,6 +20,7 @@ import xxhash
 
 from proponent.errors import DamagedError
 from proponent.store.checksums import BLOCK, Checksums
+from proponent.store.door import ANY, DOOR
 
 MOST_HEADER = 2**20
 MOST_TENSORS = 10_000
@@ -81,7 +82,7 @@ class MappedTensors:
     def __init__(self, path: Path, sums: Checksums | None = None) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
+            with DOOR.open(path, most=ANY) as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file
             if isinstance(error, OSError) and error.errno in TRANSIENT:

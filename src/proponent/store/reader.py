@@ -12,7 +12,9 @@ from jaxtyping import Int
 from proponent.data import from_json
 from proponent.errors import DamagedError, InputError
 from proponent.labels import Labels
+from proponent.plain_text import visible
 from proponent.store.checksums import Checksums, sums_of_file
+from proponent.store.door import ANY, DOOR, LINK, refuse_links
 from proponent.store.files import finished
 from proponent.store.layout import Layout, array_name, no_index
 from proponent.store.manifest import (
@@ -65,6 +67,8 @@ class Store:
         self._whole: set[Path] = set()
         if self.sealed:
             self._check()
+        else:
+            refuse_links(folder)
         if former := former_lines(self.layout.plan):
             notes = list(dict.fromkeys([*self.manifest.notes, *former]))
             self.manifest = self.manifest.model_copy(update={"notes": notes})
@@ -345,19 +349,23 @@ class TokenTable(Mapping[str, list[Any]]):
 def refuse_name(folder: Path, name: str) -> str | None:
     """Describe a problem with a file's name: it must be inside the index, and must not be a link to the outside."""
     parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
+    if not parts or Path(name).is_absolute() or ".." in parts or "\\" in name or visible(name) != name:
         return "is not a path inside the index"
     links = (folder.joinpath(*parts[: count + 1]) for count in range(len(parts)))
     try:
-        return "is a link, and an index contains no links" if any(one.is_symlink() for one in links) else None
+        return LINK if any(one.is_symlink() for one in links) else None
     except OSError as error:  # longer than a file name may be
         return f"cannot be read ({error.strerror})"
 
 
 def _problem(path: Path, sums: Checksums) -> str | None:
     try:
-        size = path.stat().st_size
-    except OSError:
+        size = DOOR.check(path, most=ANY)
+    except DamagedError as error:
+        return str(error).removeprefix(f"{path} ").partition(":")[0]
+    except OSError as error:
+        if error.errno in TRANSIENT:
+            raise
         return "is missing"
     return None if size == sums.size else f"has {size} bytes, not {sums.size}"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from proponent import disk
 from proponent.errors import DamagedError
 from proponent.store.checksums import Checksums, sums_of_file
+from proponent.store.door import ANY, DOOR
 from proponent.store.files import NOTE, finished, is_temporary, note_of, publish_bytes, walk, write_note
 from proponent.store.layout import PLAN, Layout
 from proponent.store.manifest import Manifest, canonical, read_json
@@ -107,6 +108,6 @@ def _refuse_elsewhere(folder: Path, name: str) -> None:
 
 def _is_right(path: Path, sums: Checksums, *, every_byte: bool) -> bool:
     try:
-        return sums_of_file(path) == sums if every_byte else path.stat().st_size == sums.size
-    except OSError:
+        return sums_of_file(path) == sums if every_byte else DOOR.check(path, most=ANY) == sums.size
+    except (OSError, DamagedError):
         return False

@@ -6,9 +6,13 @@ from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import xxhash
+
 from proponent.disk import TEMPORARY
 from proponent.errors import DamagedError, InputError
 from proponent.store.checksums import BLOCK, Checksums, sums_of_file
+from proponent.store.door import DOOR, FOLDERS, MOST_JSON
 from proponent.store.files import NOTE, finished, walk
 from proponent.store.layout import MANIFEST, PLAN, Layout
 from proponent.store.leases import NAME
@@ -46,9 +50,12 @@ def verify(
 ) -> Verdict:
     """Check every byte and every count of an index."""
     layout, began = Layout(folder), time.perf_counter()
-    if not layout.plan.is_file():
-        raise InputError(f"no index at {folder}")
     sealed = layout.manifest.is_file()
+    if not layout.plan.is_file():
+        _refuse_lost(layout, "plan", sealed or any((folder / name).is_dir() for name in FOLDERS))
+        raise InputError(f"no index at {folder}")
+    if not sealed:
+        _refuse_lost(layout, "manifest", _unnoted(layout))
     files = _sealed_files(layout) if sealed else _noted_files(layout)
     damage = [found for name, sums in each(sorted(files.items())) if (found := _check(folder, name, sums))]
     if not damage and sealed:
@@ -60,7 +67,7 @@ def verify(
 
 def _sealed_files(layout: Layout) -> dict[str, Checksums]:
     manifest = read_json(layout.manifest, Manifest)
-    written = layout.manifest.read_bytes() == (canonical(manifest.model_dump()) + "\n").encode()
+    written = DOOR.read_bytes(layout.manifest, most=MOST_JSON) == (canonical(manifest.model_dump()) + "\n").encode()
     if not written or manifest.digest != manifest.own_digest() or manifest.merkle_root != merkle_root(manifest.files):
         raise DamagedError(
             f"{layout.manifest} differs from what was written (its digest differs): restore it from a copy, or remove "
@@ -68,6 +75,22 @@ def _sealed_files(layout: Layout) -> dict[str, Checksums]:
             "deleted since"
         )
     return manifest.files
+
+
+def _refuse_lost(layout: Layout, what: str, lost: bool) -> None:
+    if lost:
+        path = layout.plan if what == "plan" else layout.manifest
+        raise DamagedError(
+            f"{path} is missing: without its {what} nothing tells whether the other files are those that were written: "
+            "restore it from a copy, or build the index again"
+        )
+
+
+def _unnoted(layout: Layout) -> bool:
+    """Whether files were finished and none has its note: they were sealed once."""
+    names = [layout.name(path) for path in walk(layout.folder)]
+    made = [name for name in names if "/" in name and not name.endswith((NOTE, TEMPORARY))]
+    return len(made) > 1 and not any(name.endswith(NOTE) for name in names)
 
 
 def _noted_files(layout: Layout) -> dict[str, Checksums]:
@@ -84,6 +107,8 @@ def _check(folder: Path, name: str, sums: Checksums) -> Damage | None:
         found = sums_of_file(path)
     except FileNotFoundError:
         return Damage(name, "is missing")
+    except DamagedError as error:
+        return Damage(name, str(error).removeprefix(f"{path} ").partition(": ")[0])
     except OSError as error:
         return Damage(name, f"cannot be read ({error.strerror or error})")
     if found == sums:
@@ -105,7 +130,28 @@ def _counts(folder: Path) -> list[Damage]:
     for segment in map(copy, store.segments):  # the copy's open files are released with it: memory does not grow with n
         for name, problem in _segment_counts(store, segment):
             found.append(Damage(name, problem.removeprefix(f"{folder / name} ")))
-    return found
+    return found + list(_equal_ids(store))
+
+
+def _equal_ids(store: Store) -> Iterator[Damage]:
+    """Examples without an id, or with one that another example has; deleted examples do not count."""
+    known: list[np.ndarray] = []
+    for segment in map(copy, store.segments):
+        try:
+            ids = segment.examples.column("id")
+        except DamagedError:
+            return  # reported already
+        if None in ids:
+            yield Damage(store.layout.name(segment.examples.path), "contains an example without an id")
+            return
+        kept = segment.kept.tolist()
+        hashes = (xxhash.xxh3_64_intdigest(one.encode()) for one, stays in zip(ids, kept, strict=True) if stays)
+        known.append(np.fromiter(hashes, dtype=np.uint64))
+    _, first, counts = np.unique(np.concatenate(known), return_index=True, return_counts=True)
+    if (counts > 1).any():
+        ends = np.cumsum([len(one) for one in known])
+        segment = store.segments[int(np.searchsorted(ends, first[counts > 1].min(), side="right"))]
+        yield Damage(store.layout.name(segment.examples.path), "contains an id that another example has")
 
 
 def _segment_counts(store: Store, segment: Segment) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from proponent.errors import DamagedError, InputError, MismatchError
 from proponent.store.checksums import Checksums, sums_of_file
 from proponent.store.compatibility import refuse_other_plan, refuse_other_source
 from proponent.store.deletion import sweep
+from proponent.store.door import refuse_links
 from proponent.store.features import gather_features
 from proponent.store.files import (
     NOTE,
@@ -217,6 +218,8 @@ class Writer:
 
     def _claim(self, plan: Plan, *, repair: bool, appending: bool) -> None:
         alone = self.leases.alone
+        if not self.layout.manifest.is_file():
+            refuse_links(self.folder)
         if alone:
             remove_strays(self.layout)
         if not self.layout.plan.is_file():
@@ -233,6 +236,7 @@ class Writer:
             return
         if self.layout.manifest.is_file():
             reopen(self.layout, every_byte=repair, appending=appending)
+        refuse_links(self.folder)
         sealed = self._sealed()
         if sealed is not None:
             remove_strays(self.layout, sealed.files)

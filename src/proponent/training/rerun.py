@@ -36,10 +36,12 @@ from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import fresh_model, starting_model, untrained_adapter
 from proponent.models.placement import device_of, host
 from proponent.models.recorder import FRESH, drawn, run_record, second_moments, spread
+from proponent.models.run_files import StoredName, read_settings, reading_run
 from proponent.models.saving import save_model
 from proponent.models.tasks.answered import LEFT_OUT
 from proponent.models.tasks.base import logits_of
 from proponent.models.trainer_notes import JUDGED
+from proponent.models.weights import sizes_of_weights
 from proponent.progress import track
 from proponent.tensors import write_tensors
 from proponent.training.loop import Around, TrainingLoop
@@ -82,7 +84,7 @@ class RunProblem:
     @cached_property
     def _identity(self) -> str:
         config = json.dumps(_configuration(self.run), sort_keys=True)
-        weights = self.initial if self.initial == FRESH else f"{self.initial} {_stamp(Path(self.initial))}"
+        weights = self.initial if self.initial == FRESH else f"{self.initial} {sizes_of_weights(Path(self.initial))}"
         counted = "" if self.counting is None else f"\ncounted {json.dumps(asdict(self.counting), sort_keys=True)}"
         place = self.run.placement
         placed = "" if place.plain else f"\nplacement {place.device.partition(':')[0]} {place.dtype}"
@@ -269,7 +271,11 @@ def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
             f"the run in {run.path} was trained on judged answers ({run.task.kind}), which the built-in retrainer "
             "does not support: its scores cannot be measured by retraining"
         )
-    given = {name: value for name, value in changes.items() if value is not None}
+    with reading_run(run.path):
+        return _settings_of(run, {name: value for name, value in changes.items() if value is not None})
+
+
+def _settings_of(run: Run, given: dict[str, Any]) -> RerunSettings:
     places = homes(run)
     record = run_record(places[0])
     base = base_of(run.checkpoints[-1].path, run.info.base).name if run.info.adapter else None
@@ -295,11 +301,12 @@ def settings_of_run(run: Run, **changes: Any) -> RerunSettings:
         warmup=int(record["warmup_steps"]),
         clip=float(record["max_grad_norm"]) or None,
     )
-    initial = base or record.get("initial")
+    named: object = record.get("initial")
+    initial = base or (StoredName(named) if isinstance(named, str) and named else None)
     fresh = initial is None and all(map(drawn, places))
     initial = FRESH if fresh else initial
     notes = ("recorded by proponent.Recorder",)
-    return RerunSettings(replace(settings, **given), None if initial is None else str(initial), notes, fresh)
+    return RerunSettings(replace(settings, **given), initial, notes, fresh)
 
 
 def starting_weights(run: Run, given: str | None) -> str:
@@ -315,7 +322,7 @@ def starting_weights(run: Run, given: str | None) -> str:
 
 def _assumed(run: Run) -> tuple[Settings, tuple[str, ...]]:
     path = run.checkpoints[-1].path / "trainer_state.json"
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    state = read_settings(path) if path.is_file() else {}
     logged = [float(one["learning_rate"]) for one in state.get("log_history", []) if "learning_rate" in one]
     settings = Settings(
         epochs=max(1, round(float(state.get("num_train_epochs", 3)))),
@@ -389,10 +396,5 @@ def _configuration(run: Run) -> dict[str, Any]:
     path = folder / "config.json"
     if run.info.adapter:
         return {name: value for name, value in adapter_settings(folder).items() if name not in _PLACES}
-    found = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    found = read_settings(path) if path.is_file() else {}
     return {name: value for name, value in found.items() if name not in {"_name_or_path", "transformers_version"}}
-
-
-def _stamp(folder: Path) -> str:
-    """Sizes of a folder's weight files: enough to tell two pretrained models apart without reading them."""
-    return " ".join(f"{one.name}:{one.stat().st_size}" for one in sorted(folder.glob("*.safetensors")))

@@ -25,8 +25,9 @@ from proponent.disk import is_full, remove_all_in, remove_folder
 from proponent.errors import DataError, DiskFullError, InputError, MismatchError, MissingExtraError
 from proponent.hub import require_model
 from proponent.models import Run
-from proponent.models.huggingface import TrainerCallback, first_line, load_tokenizer, positions, transformers
+from proponent.models.huggingface import TrainerCallback, load_tokenizer, positions, transformers
 from proponent.models.huggingface import quiet as quiet_transformers
+from proponent.models.load_report import first_line
 from proponent.models.placement import Placement
 from proponent.models.recorder import CHECKPOINTS, TUNED_CHECKPOINTS, Recorder
 from proponent.models.scratch import byte_bpe, causal_lm, classifier, wordpiece

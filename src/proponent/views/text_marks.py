@@ -7,46 +7,17 @@ hidden character.
 import itertools
 import json
 import math
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from proponent.plain_text import INVISIBLE, glyph, visible
 
 Mark = tuple[int, int, float]
 """Character offsets [start, end) and their signed share of the score."""
 
 STEPS = 10
 """Strengths of a mark, 1 (weak) to 10 (strongest); 0 is a share of exactly zero."""
-
-# First and last code point. Written out, so that the Unicode version of Python does not matter. Visible characters of
-# category Cf (Arabic and Syriac number signs) are excluded.
-_INVISIBLE_RANGES = (
-    (0x00, 0x08),  # controls except tab and line feed
-    (0x0B, 0x1F),
-    (0x7F, 0x9F),
-    (0xAD, 0xAD),  # soft hyphen
-    (0x034F, 0x034F),  # combining grapheme joiner
-    (0x061C, 0x061C),
-    (0x115F, 0x1160),  # Hangul fillers
-    (0x17B4, 0x17B5),
-    (0x180B, 0x180F),  # Mongolian variation selectors and vowel separator
-    (0x200B, 0x200F),  # zero width, direction marks
-    (0x2028, 0x202E),  # separators, bidi controls
-    (0x2060, 0x206F),  # joiners, invisible operators, bidi isolates
-    (0x2800, 0x2800),  # blank Braille pattern
-    (0x3164, 0x3164),
-    (0xD800, 0xDFFF),  # lone surrogates, which no file can contain
-    (0xFE00, 0xFE0F),  # variation selectors
-    (0xFEFF, 0xFEFF),
-    (0xFFA0, 0xFFA0),
-    (0xFFF0, 0xFFFB),
-    (0x13430, 0x1343F),
-    (0x1BCA0, 0x1BCA3),
-    (0x1D173, 0x1D17A),
-    (0xE0000, 0xE0FFF),  # tags, more variation selectors
-)
-# A carriage return before a line feed is a line end, not a hidden character.
-_GHOST = re.compile("\r\n|[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in _INVISIBLE_RANGES) + "]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +54,7 @@ def pieces(text: str) -> tuple[Piece, ...]:
     """Split a text into visible pieces and the glyphs of invisible characters."""
     found: list[Piece] = []
     at = 0
-    for match in _GHOST.finditer(text):
+    for match in INVISIBLE.finditer(text):
         if match.start() > at:
             found.append(Piece(text[at : match.start()]))
         found.append(_ghost(match.group()))
@@ -96,8 +67,7 @@ def pieces(text: str) -> tuple[Piece, ...]:
 def _ghost(character: str) -> Piece:
     if character == "\r\n":
         return Piece("\n")
-    code = f"U+{ord(character):04X}"
-    return Piece(f"⟨{code}⟩", f"{code} {unicodedata.name(character, 'control character')}")
+    return Piece(glyph(character), f"U+{ord(character):04X} {unicodedata.name(character, 'control character')}")
 
 
 def segments(text: str, marks: Sequence[Mark] = ()) -> tuple[TextSegment, ...]:
@@ -124,12 +94,7 @@ def segments(text: str, marks: Sequence[Mark] = ()) -> tuple[TextSegment, ...]:
 
 def escaped(spelled: str) -> str:
     """JSON whose strings have escapes in place of invisible characters; their values are the same."""
-    return _GHOST.sub(lambda found: json.dumps(found[0])[1:-1], spelled)
-
-
-def visible(text: str) -> str:
-    """Text with glyphs for invisible characters, which no terminal obeys; white space stays."""
-    return "".join(piece.text for piece in pieces(text))
+    return INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1], spelled)
 
 
 def plain(text: str) -> str:

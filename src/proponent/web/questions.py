@@ -17,6 +17,7 @@ from typing import Annotated, Any, cast
 
 from proponent import disk, json_log
 from proponent.errors import DataError, DiskFullError, InputError
+from proponent.foreign_files import MEGABYTE, Door
 from proponent.views import Explanation
 from proponent.views.explanation import current_keys
 from proponent.web.seals import is_own, sealed
@@ -24,6 +25,10 @@ from proponent.web.states import Question
 
 SUFFIX = ".asked"
 LIST = "questions.jsonl"
+MOST_ANSWER = 64 * MEGABYTE
+"""Maximum bytes of a stored answer."""
+
+_DOOR = Door(InputError, "delete it; the question is answered again")
 HELD = 256
 """Number of answers in memory."""
 
@@ -98,7 +103,7 @@ class Questions:
         """Look an answer up."""
         try:
             return self._read(question)
-        except (OSError, ValueError, KeyError, TypeError, DataError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, DataError, InputError):
             return self._unkept.get(question)  # missing or incomplete: it is computed again and rewritten
 
     def put(self, question: Question, content: Mapping[str, Any], seconds: float = 0.0) -> StoredAnswer:
@@ -151,7 +156,7 @@ class Questions:
 
     def _from_file(self, question: Question) -> StoredAnswer:
         name = self.identity(question)
-        content = json.loads((self.folder / f"{name}.json").read_bytes())
+        content = _DOOR.read_json(self.folder / f"{name}.json", most=MOST_ANSWER, within=self.folder)
         kept = replace(_stored(name, content), own=is_own(content, self._root))
         if kept.question != question:
             raise KeyError(name)
@@ -186,5 +191,5 @@ def _summary(line: bytes, root: str) -> Summary | None:
         question, when = _question(content["question"]), str(content["when"])
         own = is_own(content, root)
         return Summary(str(content["id"]), question, content["predicted"], content["explained"], when, hits, own)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, InputError):
         return None

@@ -18,6 +18,7 @@ from torch import Tensor
 from proponent.models.batch import Batch
 from proponent.models.objective import Training
 from proponent.models.preference_rows import Pairing
+from proponent.models.run_files import StoredName
 from proponent.models.tasks.base import Objective, Reduction, Task
 from proponent.models.tasks.causal_lm import CausalLM
 from proponent.models.tasks.judged import BETA, SMALLEST, JudgedAnswers
@@ -88,7 +89,7 @@ class DPO(OnPairs, CausalLM):
     def settled(cls, task: Task, said: Training, base: str | None) -> Task:
         refuse_settings(said, _PLAIN)
         known: object = said.settings.get("reference")
-        reference = base or (known if isinstance(known, str) and known else None)
+        reference = base or (StoredName(known) if isinstance(known, str) and known else None)
         assumed = f"{said.source} says that TRL's DPOTrainer trained this run: as by its defaults, beta is {BETA:g}"
         return cls(
             beta=number_of(said, "beta", BETA),

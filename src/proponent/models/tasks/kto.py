@@ -19,6 +19,7 @@ from torch import Tensor
 from proponent.errors import DataError, RunError
 from proponent.models.batch import Batch
 from proponent.models.objective import Training, training_of
+from proponent.models.run_files import StoredName
 from proponent.models.tasks.base import Objective, Reduction, Task
 from proponent.models.tasks.causal_lm import CausalLM
 from proponent.models.tasks.judged import BETA, SMALLEST, JudgedAnswers
@@ -109,7 +110,7 @@ class KTO(CausalLM):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise RunError(f"{said.source}: batch_size is {size!r}, not a number of rows: the record is damaged")
         return cls(
-            reference=base or (known if isinstance(known, str) and known else None),
+            reference=base or (StoredName(known) if isinstance(known, str) and known else None),
             beta=number_of(said, "beta", BETA),
             weights=(number_of(said, "desirable_weight", 1.0), number_of(said, "undesirable_weight", 1.0)),
             batch=size,

@@ -1,0 +1,46 @@
+"""How data files are opened, and how far their contents may unfold: a few kilobytes can stand for gigabytes."""
+
+from pathlib import Path
+
+from proponent.errors import DataError
+from proponent.foreign_files import MEGABYTE, Door
+
+DOOR = Door(DataError, "give a regular file, in one piece")
+
+ANY = 2**50
+"""Maximum bytes of a data file."""
+
+UNFOLDED = 256 * MEGABYTE
+"""Bytes that a compressed file may always unfold to."""
+
+FACTOR = 100
+"""How many times its own size a compressed file may unfold to, if that is more."""
+
+ROWS = 10_000_000
+"""Rows that a file may always have."""
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a data file, which must be a regular one."""
+    try:
+        return DOOR.check(path, most=ANY)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def most_unfolded(size: int) -> int:
+    """The bytes that a compressed file of a size may unfold to."""
+    return max(UNFOLDED, FACTOR * size)
+
+
+def most_rows(size: int) -> int:
+    """The rows that a file of a size may have."""
+    return max(ROWS, 16 * size)
+
+
+def refusal(path: Path | str, size: int) -> str:
+    """The message for a file that unfolds too far."""
+    return (
+        f"{path}: it unfolds to more than {most_unfolded(size) / MEGABYTE:,.0f} MB, {FACTOR} times its size or more: "
+        "such a file fills the memory of a computer on purpose; write it again without compression if it is yours"
+    )
