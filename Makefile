@@ -113,6 +113,7 @@ fidelity-llm: $(VENV)/.dev $(VENV)/.llm
 
 torture: $(VENV)/.dev
 	$(BIN)/python benchmarks/torture.py
+	$(BIN)/python benchmarks/strangers_files.py --parsers 0
 
 # constraints.txt with the hashes of all files: uv is in an environment of its own, and no dependency.
 lock:

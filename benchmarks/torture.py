@@ -1,7 +1,7 @@
 """Fault injection at full size: kills, flipped bits, cut files, failing calls, lost writes, many writers, a full disk.
 
     python benchmarks/torture.py [--kills 1000] [--flips 10000] [--parts 1000] [--every 1] [--runs 100] [--fuzz 1000]
-                                 [--only kills,flips]
+                                 [--parsers 60] [--only kills,flips]
 
 The index is small and synthetic, so that thousands of runs are possible; the killed, damaged and resumed code is the
 real writer, reader and merge. Any unexpected result ends the run with an error. The suites are those of
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import crashes
 import damage
+import enemies
 import faults
 from tiny import NEWS, made
 
@@ -40,6 +41,7 @@ TITLES = {
     "full disk": "a full file system in memory, with real processes",
     "decisions": "decisions of 16 connections and 4 processes, with kills and full disks",
     "fuzz": "made-up plans, manifests, headers and numbers, their sums put right",
+    "parsers": "spoilt files of every kind that is read, each parser for a minute",
 }
 
 
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100, help="runs of eight writers")
     parser.add_argument("--fuzz", type=int, default=1000, help="made-up inputs per test of the fuzz")
     parser.add_argument("--decisions", type=int, default=100_000, help="decisions that must all be confirmed")
+    parser.add_argument("--parsers", type=float, default=60.0, help="seconds of fuzz for each parser")
     parser.add_argument("--only", default="", help="names of suites, with commas")
     parser.add_argument("--page", type=Path, default=harness.ROOT / "docs" / "torture.md")
     options = parser.parse_args()
@@ -89,6 +92,7 @@ def jobs(
         "full disk": lambda: full_disk(work),
         "decisions": lambda: decided(options, work),
         "fuzz": lambda: fuzz(options.fuzz),
+        "parsers": lambda: parsers(work, options.parsers),
     }
 
 
@@ -109,6 +113,18 @@ def decided(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Decide through the explorer and the library, and read the log."""
     settings = {"n": options.decisions, "connections": 16, "processes": 4, "kills": max(2, options.decisions // 1000)}
     return decisions.confirmed(argparse.Namespace(folder=work / "decisions", **settings))
+
+
+def parsers(work: Path, seconds: float) -> dict[str, Any]:
+    """Spoil the files of each parser: typed errors in plain lines, nothing outside touched, no network, no code."""
+    counts: dict[str, int] = {}
+    slowest = 0.0
+    for name in enemies.TARGETS:
+        found = enemies.fuzz(name, work / "parsers" / name.replace(" ", "-") / "in", seconds, seed=int(time.time()))
+        if found.failures:
+            raise SystemExit(f"{name}: {found.failures[:5]}")
+        counts[name], slowest = found.inputs, max(slowest, found.slowest)
+    return {"inputs": sum(counts.values()), "inputs_by_parser": counts, "slowest_seconds": round(slowest, 2)}
 
 
 def fuzz(examples: int) -> dict[str, Any]:

@@ -6,10 +6,12 @@ Run as a script it writes the enemies' files: `python tests/enemies.py FOLDER`.
 import contextlib
 import gzip
 import json
+import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,15 @@ from proponent.errors import ProponentError
 from proponent.models import Run
 from proponent.models.change_record import read_changes
 from proponent.models.training_trace import read_training_trace
-from proponent.store import Manifest, Plan, Store
-from proponent.store.manifest import read_json
+from proponent.store import Manifest, Plan, Store, delete, merge, verify
+from proponent.store.checksums import sums_of
+from proponent.store.inventory import inventory
+from proponent.store.manifest import canonical, merkle_root, read_json
 from proponent.store.mapped import MappedTensors
 from proponent.tensors import read_tensors, write_tensors
 from proponent.web.questions import Questions
 from proponent.web.states import Question
+from proponent.web.table import ExampleTable
 
 CONTROLS = "\x1b]52;c;cHduZWQ=\x07\x1b[2J\x1b]0;owned\x07\x9b2J\u202e\u200b"
 """OSC 52 (the clipboard), CSI 2J (clears), OSC 0 (the title), C1, bidi, zero width."""
@@ -189,9 +194,7 @@ def fuzz(name: str, folder: Path, seconds: float, seed: int, most: int = 10**9) 
                 figures.read += 1
             except ProponentError as error:
                 figures.refused += 1
-                said = str(error)
-                if len(said.splitlines()) != 1 or any(ord(one) < 32 or 127 <= ord(one) < 160 for one in said):
-                    figures.failures.append(f"{figures.inputs}: a message that is no plain line: {said[:200]!r}")
+                figures.failures += [f"{figures.inputs}: {one}" for one in faults_of_message(str(error))]
             except Exception as error:  # that is what is looked for
                 figures.failures.append(f"{figures.inputs}: {type(error).__name__}: {str(error)[:200]}")
             figures.failures += [f"{figures.inputs}: {one}" for one in noticed()]
@@ -200,6 +203,12 @@ def fuzz(name: str, folder: Path, seconds: float, seed: int, most: int = 10**9) 
         figures.inputs += 1
     bait.close()
     return figures
+
+
+def faults_of_message(said: str) -> list[str]:
+    """What is wrong with the message of an error: it must be one plain line."""
+    plain = len(said.splitlines()) == 1 and not any(ord(one) < 32 or 127 <= ord(one) < 160 for one in said)
+    return [] if plain else [f"a message that is no plain line: {said[:200]!r}"]
 
 
 def bait_beside(folder: Path) -> hostile_watch.Bait:
@@ -211,7 +220,8 @@ def bait_beside(folder: Path) -> hostile_watch.Bait:
     return hostile_watch.Bait(bait)
 
 
-def _index(folder: Path) -> Path:
+def index_folder(folder: Path) -> Path:
+    """An index of two sources, one example deleted."""
     path = folder / "index"
     if not path.exists():
         for job in ({"do": "build"}, {"do": "append"}, {"do": "delete"}):
@@ -220,7 +230,7 @@ def _index(folder: Path) -> Path:
 
 
 def _one(name: str) -> Callable[[Path], list[Path]]:
-    return lambda folder: [_index(folder) / name]
+    return lambda folder: [index_folder(folder) / name]
 
 
 def _stored_examples(path: Path) -> None:
@@ -337,8 +347,125 @@ def data_read(path: Path) -> None:
     found.fingerprint  # noqa: B018
 
 
+def data_seeds(folder: Path) -> list[Path]:
+    """Data files of every kind, and a folder that `datasets` saved."""
+    found = [*_csv_seeds(folder), *_json_seeds(folder), *_parquet_seeds(folder), *_arrow_seeds(folder)]
+    datasets = import_module("datasets")
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(folder / "saved"))
+    return [*found, folder / "saved"]
+
+
+def adapter_folder(folder: Path) -> Path:
+    """A LoRA adapter over the small classifier."""
+    path, base = folder / "adapter", model_folder(folder)
+    if not path.exists():
+        peft, transformers = import_module("peft"), import_module("transformers")
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(base)
+        settings = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+        made = peft.get_peft_model(model, settings)
+        made.save_pretrained(path)
+        held = json.loads((path / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(base)}
+        (path / "adapter_config.json").write_text(json.dumps(held))
+    return path
+
+
+def index_readers(folder: Path) -> list[Callable[[], object]]:
+    """What commands and the explorer do with an index that somebody else made; the last ones change it."""
+    return [
+        lambda: [_raised(one) for one in faults.answers(folder, allow_missing=True).values()],
+        lambda: faults.answers(folder, partial=True),
+        lambda: verify(folder),
+        lambda: inventory(Store(folder)),
+        lambda: ExampleTable(Store(folder)).whole.lengths,
+        lambda: _decisions(folder.with_name("index.decisions.jsonl")),
+        lambda: Questions(folder, "root").get(QUESTION),
+        lambda: Questions(folder, "root").list(),
+        lambda: delete(folder, np.asarray([0])),
+        lambda: merge(folder, rows=1000),
+    ]
+
+
+def _raised(answer: object) -> None:
+    if isinstance(answer, Exception):
+        raise answer
+
+
+# ---- whole folders ----
+
+STRUCTURE = 0.35
+"""How often a file is replaced by something that is no file of its kind."""
+
+
+def spoil_folder(chance: random.Random, folder: Path) -> list[str]:
+    """Spoil one to three files of a folder; returns their names."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    chosen = chance.sample(paths, min(len(paths), chance.choice((1, 1, 2, 3))))
+    for path in chosen:
+        if chance.random() < STRUCTURE:
+            replace_file(chance, path)
+        else:
+            spoil_file(chance, path)
+    return [path.relative_to(folder).as_posix() for path in chosen]
+
+
+def spoil_file(chance: random.Random, path: Path) -> None:
+    """Change the contents of a file, as its kind suggests."""
+    data = path.read_bytes()
+    spoil = {
+        ".json": spoil_json,
+        ".jsonl": spoil_lines,
+        ".safetensors": spoil_tensors,
+        ".gz": spoil_packed,
+    }.get(path.suffix, spoil_bytes)
+    path.write_bytes(spoil(chance, data))
+
+
+def replace_file(chance: random.Random, path: Path) -> None:
+    """Put a link out of the folder, a pipe, a folder, an empty file or one of gigabytes in place of a file."""
+    bait = next(one for one in (parent / "bait" for parent in path.parents) if one.is_dir())
+    data = path.read_bytes()
+    path.unlink()
+    way = chance.randrange(8)
+    if way == 0:
+        path.symlink_to(bait / chance.choice(("x.safetensors", "config.json", "secret.txt", "x.arrow")))
+    elif way == 1:
+        path.symlink_to(chance.choice(("/dev/zero", "/etc/passwd", "/proc/self/environ", path.name, "nowhere")))
+    elif way == 2 and hasattr(os, "mkfifo"):
+        os.mkfifo(path)
+    elif way == 3:
+        path.mkdir()
+    elif way == 4:
+        path.write_bytes(data)
+        os.truncate(path, 3 * 2**30)
+    elif way == 5:
+        path.write_bytes(b"")
+    elif way == 6 and path.parent != bait.parent / "home":
+        path.write_bytes(data)
+        home = path.parent
+        home.rename(bait / "moved")
+        home.symlink_to(bait / "moved")
+    # else it is missing
+
+
+def put_right(folder: Path, names: Sequence[str]) -> None:
+    """Put the sums and the seal of an index right, so that what reads behind them is reached."""
+    if (folder / "manifest.json").is_file() and (folder / "manifest.json").stat().st_size > 2**20:
+        return
+    try:
+        manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+        files = dict(manifest.files)
+        for name in names:
+            if name in files and (folder / name).is_file() and (folder / name).stat().st_size < 2**20:
+                files[name] = sums_of([(folder / name).read_bytes()])
+        sealed = manifest.model_copy(update={"files": files, "merkle_root": merkle_root(files)}).sealed()
+        (folder / "manifest.json").write_text(canonical(sealed.model_dump()) + "\n", encoding="utf-8")
+    except (OSError, ValueError, TypeError):
+        return  # the manifest itself is spoilt
+
+
 def _decision_seeds(folder: Path) -> list[Path]:
-    index = _index(folder)
+    index = index_folder(folder)
     decisions = Decisions.of(Store(index))
     if not decisions.path.exists():
         decisions.decide(["base-0", "base-1"], "fix", ["a", "b"])
@@ -357,7 +484,7 @@ QUESTION = Question(text="the cup", label="a")
 
 
 def _answer_seeds(folder: Path) -> list[Path]:
-    index = _index(folder)
+    index = index_folder(folder)
     questions = Questions(index, "root")
     questions.put(QUESTION, {"answer": make_answer().to_dict(), "n_examples": 20, "groups": {"label": []}}, 1.0)
     return [questions.folder / f"{questions.identity(QUESTION)}.json"]

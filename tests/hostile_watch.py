@@ -93,6 +93,14 @@ def _event(event: str, arguments: tuple[Any, ...]) -> None:
         _seen.append(f"imported {arguments[0]!r} from {arguments[1]!r}")
 
 
+def sort_of(noticed: str) -> str:
+    """Whether what was noticed is a file, the network, or code."""
+    first = noticed.split()[0]
+    if first in NETWORK:
+        return "network"
+    return "code" if first in PROCESSES or first in {"ran", "imported", "pickle.find_class"} else "file"
+
+
 _installed: list[bool] = []
 
 

@@ -246,7 +246,10 @@ RUNS = {
     "verify_speed": ["verify_speed.py --sizes 200 --width 8 --folder {tmp}/v --out {out}"],
     "attack": ["attack.py --n 600 --visits 8 --folder {tmp}/a --out {out}"],
     "decisions": ["decisions.py --n 120 --connections 4 --processes 2 --kills 2 --folder {tmp}/d --out {out}"],
-    "torture": ["torture.py --only kills,flips --kills 2 --flips 4 --page {tmp}/t.md --out {out}"],
+    "torture": [
+        "torture.py --only kills,flips,parsers --kills 2 --flips 4 --parsers 0.1 --page {tmp}/t.md --out {out}"
+    ],
+    "strangers_files": ["strangers_files.py --cases 8 --parsers 0 --cache {tmp}/sf --out {out}"],
     "replay": [
         "replay_memory.py --steps 6 --out {out}",
         "replay_lds.py --data {data} --setting scratch --rows 24 --subsets 8 --queries 2 --folder {tmp}/r --out {out}",

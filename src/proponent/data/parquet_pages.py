@@ -6,7 +6,7 @@ row that refers to it. Headers are in Thrift's compact protocol.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 MOST_HEADER = 1 << 20
 """Maximum bytes of the header of a page."""
@@ -48,8 +48,9 @@ def unfolding(read: Read, chunk: Any) -> Unfolding:
         unfolded, packed = _number(held, 2), _number(held, 3)
         data = held.get(8 if held.get(1) == _DATA_V2 else 5)
         if held.get(1) in {_DATA, _DATA_V2} and isinstance(data, dict):
-            values += _number(data, 1)
-            encoding = data.get(4 if held.get(1) == _DATA_V2 else 2)
+            page = cast("dict[int, Any]", data)
+            values += _number(page, 1)
+            encoding = page.get(4 if held.get(1) == _DATA_V2 else 2)
             longest = longest if encoding == _PLAIN else max(longest, unfolded)
         elif held.get(1) == _DICTIONARY:
             longest = max(longest, unfolded)

@@ -37,7 +37,7 @@ def _check_one(folder: Path, home: Path) -> None:
     _settings(folder / _INFO, home)
     state = _settings(folder / _STATE, home)
     for key in ("_data_files", "_indices_data_files"):
-        files = state.get(key) or []
+        files: object = state.get(key) or []
         for one in cast("list[object]", files) if isinstance(files, list) else []:
             entry = cast("dict[str, object]", one) if isinstance(one, dict) else {}
             _check_file(folder / _plain(folder / _STATE, entry.get("filename")), home)

@@ -1,5 +1,6 @@
 """Check an index: every byte of every file, and the consistency of the counts in the files."""
 
+import bisect
 import time
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from jaxtyping import UInt64
 
 from proponent.disk import TEMPORARY
 from proponent.errors import DamagedError, InputError
@@ -135,7 +137,7 @@ def _counts(folder: Path) -> list[Damage]:
 
 def _equal_ids(store: Store) -> Iterator[Damage]:
     """Examples without an id, or with one that another example has; deleted examples do not count."""
-    known: list[np.ndarray] = []
+    known: list[UInt64[np.ndarray, " k"]] = []
     for segment in map(copy, store.segments):
         try:
             ids = segment.examples.column("id")
@@ -149,8 +151,8 @@ def _equal_ids(store: Store) -> Iterator[Damage]:
         known.append(np.fromiter(hashes, dtype=np.uint64))
     _, first, counts = np.unique(np.concatenate(known), return_index=True, return_counts=True)
     if (counts > 1).any():
-        ends = np.cumsum([len(one) for one in known])
-        segment = store.segments[int(np.searchsorted(ends, first[counts > 1].min(), side="right"))]
+        ends = np.cumsum([len(one) for one in known]).tolist()
+        segment = store.segments[bisect.bisect_right(ends, int(first[counts > 1].min()))]
         yield Damage(store.layout.name(segment.examples.path), "contains an id that another example has")
 
 
