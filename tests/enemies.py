@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -533,3 +534,63 @@ TARGETS: dict[str, Target] = {
     "stored answers": Target(_answer_seeds, _answers, spoil_json),
     "list of answers": Target(_list_seeds, _list, spoil_lines),
 }
+
+
+# ---- files that unfold ----
+
+
+def _same_text(rows: int, size: int) -> Any:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, dtype=np.int32)), pa.array(["x" * size]))
+
+
+def _long_text(path: Path) -> None:
+    table = pa.table({"id": [str(at) for at in range(4096)], "text": _same_text(4096, 48 * 2**20)})
+    parquet.write_table(table, path, compression="zstd", dictionary_pagesize_limit=2**30, store_schema=False)
+
+
+def _packed_csv(path: Path) -> None:
+    with gzip.open(path, "wb") as file:
+        file.write(b"id,text\n1,")
+        for _ in range(600):
+            file.write(b"x" * 2**20)
+
+
+def _arrow_file(path: Path, table: Any, compression: str | None) -> None:
+    with pa.ipc.new_stream(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+
+
+BOMBS: dict[str, Callable[[Path], None]] = {
+    "one-long-text.parquet": _long_text,
+    "rows-of-nothing.parquet": lambda path: parquet.write_table(pa.table({"text": pa.nulls(40_000_000)}), path),
+    "packed.csv.gz": _packed_csv,
+    "packed.arrow": lambda path: _arrow_file(path, pa.table({"id": ["1"], "text": ["x" * (600 * 2**20)]}), "zstd"),
+    "repeated.arrow": lambda path: _arrow_file(path, pa.table({"text": _same_text(4096, 2**20)}), None),
+}
+"""Files of some kilobytes that stand for gigabytes."""
+
+
+def write_corpus(folder: Path, each: int = 50) -> None:
+    """Write the enemies' files: spoilt files for every parser, those that unfold, links and a pipe."""
+    for name, target in TARGETS.items():
+        home = folder / name.replace(" ", "-")
+        home.mkdir(parents=True)
+        for path in target.seeds(home):
+            whole = path.read_bytes()
+            for number in range(each):
+                made = target.spoil(random.Random(f"{name} {path.name} {number}"), whole)
+                path.with_name(f"{number:03d}-{path.name}").write_bytes(made)
+    bait_beside(folder / "bombs").close()
+    bombs = folder / "bombs"
+    bombs.mkdir()
+    for name, make in BOMBS.items():
+        make(bombs / name)
+    (bombs / "link.csv").symlink_to("../bait/secret.txt")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(bombs / "pipe.csv")
+    with (bombs / "plan.json").open("wb") as file:
+        file.truncate(3 * 2**30)
+
+
+if __name__ == "__main__":
+    write_corpus(Path(sys.argv[1]))

@@ -319,20 +319,17 @@ except ProponentError as error:
 """
 
 
-def bomb(path: Path, rows: int, size: int, **how: Any) -> int:
-    """A Parquet file of few bytes whose texts are all one entry of a dictionary."""
-    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, dtype=np.int32)), pa.array(["x" * size]))
-    table = pa.table(
-        {"id": [str(at) for at in range(rows)], "text": text.cast(pa.string()) if rows * size < 2**28 else text}
-    )
-    parquet.write_table(table, path, compression="zstd", dictionary_pagesize_limit=2**30, store_schema=False, **how)
-    return path.stat().st_size
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
 def test_a_dictionary_of_one_long_text_is_not_unfolded(tmp_path: Path) -> None:
-    assert bomb(tmp_path / "a.parquet", 4096, 48 * 2**20) < 200_000
+    enemies.BOMBS["one-long-text.parquet"](tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 200_000
     assert "unfolds to more than" in limited(ASKED, tmp_path / "a.parquet")
+
+
+def test_the_corpus_is_made_by_a_script(tmp_path: Path) -> None:
+    enemies.write_corpus(tmp_path / "corpus", each=1)
+    made = {path.relative_to(tmp_path / "corpus").parts[0] for path in (tmp_path / "corpus").rglob("*")}
+    assert {*(name.replace(" ", "-") for name in enemies.TARGETS), "bombs", "bait"} <= made
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
@@ -366,25 +363,10 @@ except ProponentError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
-@pytest.mark.parametrize("kind", ["csv.gz", "arrow", "rows.parquet", "repeated.arrow"])
+@pytest.mark.parametrize("kind", [name for name in enemies.BOMBS if name != "one-long-text.parquet"])
 def test_other_files_that_unfold_are_refused(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / f"a.{kind}"
-    if kind == "csv.gz":
-        with gzip.open(path, "wb") as file:
-            file.write(b"id,text\n1,")
-            for _ in range(600):
-                file.write(b"x" * 2**20)
-    elif kind == "arrow":
-        table = pa.table({"id": ["1"], "text": ["x" * (600 * 2**20)]})
-        with pa.ipc.new_stream(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-            writer.write_table(table)
-    elif kind == "rows.parquet":
-        parquet.write_table(pa.table({"text": pa.nulls(40_000_000)}), path)
-    else:
-        text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4096, dtype=np.int32)), pa.array(["x" * (2**20)]))
-        table = pa.table({"text": text})
-        with pa.ipc.new_stream(str(path), table.schema) as writer:
-            writer.write_table(table)
+    path = tmp_path / kind
+    enemies.BOMBS[kind](path)
     said = limited(ASKED, path)
     assert said.startswith("DataError"), said
 

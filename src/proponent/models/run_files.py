@@ -25,14 +25,11 @@ MOST_WEIGHTS = 2**50
 MOST_ENTRIES = 100_000
 """Maximum files of one folder."""
 
-_SIZES = {
-    ".json": MOST_SETTINGS,
-    ".jinja": MOST_TEXT,
-    ".txt": MOST_SETTINGS,
-    ".model": MOST_SETTINGS,
-    ".safetensors": MOST_WEIGHTS,
-}
-"""What loaders of other libraries open, with its maximum bytes."""
+_LOADED = re.compile(
+    r"(\w*config|tokenizer.*|special_tokens_map|added_tokens|\w*vocab\w*|encoder|emoji|chat_template)\.json"
+    r"|.*\.safetensors\.index\.json|(\w*vocab\w*|merges|dict)\.txt|vocab\.bpe|bpe\.codes|.*\.(model|spm|jinja|safetensors)"
+)
+"""Names of the files that loaders of other libraries open in a folder of a model."""
 
 _INNER = re.compile(r"checkpoint-\d+|(proponent|whence)_\w+")
 _IMPLEMENTATION = re.compile(r"_?\w+_implementation(_internal)?")
@@ -128,9 +125,14 @@ def check_files(folder: Path) -> None:
         for number, path in enumerate(home.iterdir()):
             if number >= MOST_ENTRIES:
                 raise RunError(f"{home} holds more than {MOST_ENTRIES:,} files: give a folder with one run")
-            most = _SIZES.get(path.suffix)
-            if most is not None and not path.is_dir():
-                _check(path, most)
+            if _LOADED.fullmatch(path.name) and not path.is_dir():
+                _check(path, _most(path))
+
+
+def _most(path: Path) -> int:
+    if path.suffix == ".safetensors":
+        return MOST_WEIGHTS
+    return MOST_TEXT if path.suffix == ".jinja" else MOST_SETTINGS
 
 
 def _check(path: Path, most: int) -> None:

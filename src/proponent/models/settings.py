@@ -43,7 +43,7 @@ def check_numbers(path: Path) -> dict[str, Any]:
 
 
 def _least(name: str) -> float:
-    return -float(MOST_TOKENS) if name.endswith("_token_id") else 0.0 if _most(name) < LARGEST else -LARGEST
+    return -float(MOST_TOKENS) if name.endswith("_token_id") else -1.0 if _most(name) < LARGEST else -LARGEST
 
 
 def _most(name: str) -> float:
