@@ -16,6 +16,8 @@ from proponent.check import Finding, check
 from proponent.data import read
 from proponent.errors import InputError, LabelError
 from proponent.gradients import computer as gradient_computer
+from proponent.gradients.projection_order import sampled_products
+from proponent.method_table import method_of
 from tiny import Tiny
 
 CHECKS = [
@@ -26,6 +28,8 @@ CHECKS = [
     "score of an example on itself",
     "captured gradients of all other layers against autograd",
 ]
+ORDER = "order kept by the projection of tracin-all"
+ORDER = "order kept by the projection of tracin-all"
 FACTS = ["model", "learning rate", "embedding", "second moments"]
 COVERAGE = [
     "parameters covered by methods of layers",
@@ -44,7 +48,8 @@ def failed(found: dict[str, Finding]) -> set[str]:
 
 def test_a_classifier_passes(news: Tiny):
     found = findings(news.run, news.data)
-    assert list(found) == [*FACTS, *CHECKS, *COVERAGE]
+    assert list(found) == [*FACTS, *CHECKS, ORDER, *COVERAGE]
+    assert found[ORDER] == Finding(ORDER, None, "nothing is projected: gradients of this model are stored in full")
     assert failed(found) == set()
     assert all(found[name].passed is True for name in CHECKS)
     assert all(found[name].passed is None for name in (*FACTS, *COVERAGE))
@@ -71,6 +76,61 @@ def test_pairs_and_language_models_pass(kind: str, request: pytest.FixtureReques
     assert all(found[name].passed is True for name in CHECKS)
     if kind == "lines":
         assert found["embedding"].value == "shared with the head: the exact gradient adds both paths"
+
+
+NEWS_LAYERS = ("tracin-all", "grad-cos")
+
+
+@pytest.mark.parametrize("method", NEWS_LAYERS)
+def test_the_compared_products_are_those_of_an_index(news: Tiny, tmp_path: Path, method: str):
+    """With and without projection; the word embedding enters both sides exactly."""
+    run, rows = proponent.Run.from_pretrained(news.run), news.rows[:14]
+    last = run.checkpoints[-1]
+    settings = {"weights": "equal", "steps": (last.id.step,), "quiet": True}
+    model, encoder = run.load(last), run.encoder(24)
+    read_rows = read(rows)
+    pairs = list(zip(encoder.encode(list(read_rows)), [run.label_number(row["label"]) for row in rows], strict=True))
+    given = method_of(method, project=4)
+    assert isinstance(given, proponent.Gradients)
+    found = sampled_products(given, run, model, encoder, pairs, 4, (4, 64))
+    assert found.layers > 0
+    texts, labels = [row["text"] for row in rows[:4]], [row["label"] for row in rows[:4]]
+    for width, products in ((4, found.projected[4]), (64, found.projected[64]), (None, found.exact)):
+        index = proponent.build(news.run, rows[4:], tmp_path / str(width), method, project=width, **settings)
+        wanted = index.scores(texts, labels)
+        np.testing.assert_allclose(products, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_projection_that_reorders_is_warned_about_with_the_way_out(
+    lines: Tiny, said: Callable[..., tuple[int, str, str]]
+):
+    run, data = proponent.Run.from_pretrained(lines.run), read(lines.data)
+    name = "order kept by the projection of tracin-layers"
+    found = {
+        width: next(
+            one
+            for one in check(run, data, method=method_of("tracin-layers", layers="blocks", project=width))
+            if one.name == name
+        )
+        for width in (1, 8, 64)
+    }
+    numbers = [float(one.value.split("rank correlation ")[1].split(" ")[0]) for one in found.values()]
+    assert numbers == sorted(numbers)
+    assert found[1].passed is False
+    assert found[8].passed is True
+    assert found[8].warning.startswith("the projection to 8 reorders the scores: take --project ")
+    assert found[8].warning.endswith(
+        "--project none, which stores gradients in full, or a method that projects nothing (tracin-last)"
+    )
+    assert found[64].warning == ""
+    code, out, _ = said(
+        "check", lines.run, lines.data, "--method", "tracin-layers", "--layers", "blocks", "--project", "1", "--json"
+    )
+    assert code == 2
+    code, out, _ = said(
+        "check", lines.run, lines.data, "--method", "tracin-layers", "--layers", "blocks", "--project", "8"
+    )
+    assert "reorders the scores" in " ".join(out.split())
 
 
 def lying(change: Callable[[Any], Any]) -> Callable[..., Any]:

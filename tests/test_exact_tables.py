@@ -11,9 +11,9 @@ import transformers
 import proponent
 from proponent.cost import forecast
 from proponent.data import read
-from proponent.errors import MismatchError
+from proponent.errors import InputError, MismatchError
 from proponent.gradients import layer_vectors
-from proponent.gradients.layer_selection import choose
+from proponent.gradients.layer_selection import ORDINARY, TableRule, choose
 from proponent.gradients.model_parts import input_embedding, vocabulary_head
 from proponent.index.grouping import Aggregate
 from proponent.method_table import method_of
@@ -32,11 +32,15 @@ HEAD: Places = ("output",)
 SHARED: Places = ("input", "output")
 CASES: list[tuple[str, tuple[str, ...], list[Places]]] = [
     ("gpt2", ("transformer.wte",), [SHARED]),
-    ("gpt2", ("head",), [SHARED]),
+    ("gpt2", ("lm_head",), [SHARED]),
+    ("gpt2", ("head",), [HEAD]),
     ("llama", ("head",), [HEAD]),
     ("llama", ("embeddings", "head"), [ROWS, HEAD]),
 ]
 """Run, layers, and what one table holds each: the places where the model uses it."""
+
+TABLES = {"gpt2": "transformer.wte", "llama": "lm_head"}
+"""The table of each run that would be a layer among others."""
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +119,11 @@ def test_an_index_that_keeps_the_table_with_other_layers_is_asked_and_appended_t
     truth, folder, changes = runs_of[name], fresh("index"), {"project": 8, "steps": (20,)}
     with monkeypatch.context() as before:
         plain = layer_vectors.choose
-        before.setattr(layer_vectors, "choose", lambda *given, **how: plain(*given, **how | {"closed": False}))
+        earlier = {"closed": False, "tables": ORDINARY}
+        before.setattr(layer_vectors, "choose", lambda *given, **how: plain(*given, **how | earlier))
         wanted = ask(build(truth, folder, "grad-cos", **changes), truth.queries)
     index = proponent.open(folder)
-    tables = {"gpt2": "transformer.wte", "llama": "lm_head"}
-    assert tables[name] in {block.name for block in index.store.plan.blocks}
+    assert TABLES[name] in {block.name for block in index.store.plan.blocks}
     assert_equal(ask(index, truth.queries), wanted, 1e-6)
     assert_shares_sum(index, truth.queries)
     added = [row | {"id": f"more {row['id']}"} for row in truth.training[:5]]
@@ -148,10 +152,102 @@ def test_a_head_whose_output_is_scaled_stays_a_layer_and_it_is_said(fresh: Folde
     assert found.exact == ("model.embed_tokens", "lm_head")
 
 
-def test_tables_under_a_preconditioner_are_projected_and_it_is_said(runs_of: dict[str, Truth], fresh: Folder) -> None:
-    index = build(runs_of["gpt2"], fresh("index"), "datainf", layers=("transformer.wte",), project=4, steps=(20,))
-    assert [block.name for block in index.store.plan.blocks] == ["transformer.wte"]
-    assert any("transformer.wte: a table over the vocabulary" in note for note in index.store.manifest.notes)
+CURVED = ("ekfac", "datainf", "trackstar")
+
+
+@pytest.mark.parametrize("method", CURVED)
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_no_table_is_projected_under_a_preconditioner(
+    runs_of: dict[str, Truth], fresh: Folder, name: str, method: str
+) -> None:
+    """A random projection of it would reorder the scores."""
+    changes = {"steps": (20,), "preconditioner": "none"} if method == "trackstar" else {"steps": (20,)}
+    layered = changes | {"project": 4}
+    for layers in ("linear", "all"):
+        index = build(runs_of[name], fresh("index"), method, layers=layers, **layered)
+        assert {"transformer.wte", "lm_head"}.isdisjoint(block.name for block in index.store.plan.blocks)
+        said = next(note for note in index.store.manifest.notes if "a table over the vocabulary, left out" in note)
+        assert said.startswith(("transformer.wte: ", "lm_head: ", "model.embed_tokens, lm_head: "))
+        assert "a preconditioner needs vectors, and a random projection of it would reorder the scores" in said
+    for layers in (TABLES[name], "head"):
+        with pytest.raises(InputError, match=r"layer \S+ is a table over the vocabulary .*would reorder"):
+            build(runs_of[name], fresh("index"), method, layers=layers, **layered)
+
+
+@pytest.mark.parametrize("method", ["ekfac", "datainf"])
+def test_a_width_changes_no_layers_of_a_preconditioned_method(
+    runs_of: dict[str, Truth], fresh: Folder, method: str
+) -> None:
+    truth, wide = runs_of["gpt2"], 200
+    made, whole = (build(truth, fresh("index"), method, project=width, steps=(20,)) for width in (wide, None))
+    assert [one.name for one in made.store.plan.blocks] == [one.name for one in whole.store.plan.blocks]
+    assert_equal(ask(made, truth.queries), ask(whole, truth.queries), 1e-4)
+    named = build(truth, fresh("index"), method, layers=TABLES["gpt2"], project=None, steps=(20,))
+    assert [block.name for block in named.store.plan.blocks] == ["transformer.wte"]
+
+
+def test_an_index_that_keeps_a_projected_table_is_asked_and_appended_to(
+    runs_of: dict[str, Truth], fresh: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As earlier versions built them."""
+    truth, changes, plain = runs_of["gpt2"], {"project": 8, "steps": (20,)}, layer_vectors.choose
+    for layers, name in (("linear", "lm_head"), ("transformer.wte", "transformer.wte")):
+        folder = fresh("index")
+        with monkeypatch.context() as before:
+            before.setattr(layer_vectors, "choose", lambda *given, **how: plain(*given, **how | {"tables": ORDINARY}))
+            wanted = ask(build(truth, folder, "datainf", layers=layers, **changes), truth.queries)
+        index = proponent.open(folder)
+        assert name in {block.name for block in index.store.plan.blocks}
+        assert_equal(ask(index, truth.queries), wanted, 1e-6)
+        added = [row | {"id": f"more {row['id']}"} for row in truth.training[:5]]
+        how = changes | {"layers": layers, "append": True, "batch_size": 16}
+        proponent.build(truth.folder, added, folder, "datainf", quiet=True, **how)
+        assert ask(proponent.open(folder), truth.queries).shape[1] == len(truth.training) + 5
+
+
+@pytest.mark.parametrize("width", [4, None])
+def test_the_last_layers_mean_their_place(runs_of: dict[str, Truth], fresh: Folder, width: int | None) -> None:
+    """Of a shared table `tracin-sec` counts what `tracin-last` counts: the head."""
+    truth = runs_of["gpt2"]
+    last = ask(build(truth, fresh("last"), "tracin-last"), truth.queries)
+    index = build(truth, fresh("head"), "tracin-layers", layers="head", project=width)
+    assert_equal(ask(index, truth.queries), last)
+    assert any("only its use as the head counts, as in tracin-last" in note for note in index.store.manifest.notes)
+    pair = build(truth, fresh("pair"), "tracin-sec", project=None)
+    other = build(truth, fresh("other"), "tracin-layers", layers="transformer.h.1.mlp.c_proj", project=None)
+    assert_equal(ask(pair, truth.queries), last + ask(other, truth.queries), 1e-5)
+    assert_shares_sum(pair, truth.queries)
+
+
+def test_an_index_of_both_uses_is_asked_as_it_was_built(
+    runs_of: dict[str, Truth], fresh: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As earlier versions built `tracin-sec`."""
+    truth, folder, plain = runs_of["gpt2"], fresh("index"), layer_vectors.choose
+    with monkeypatch.context() as before:
+        before.setattr(layer_vectors, "choose", lambda *given, **how: plain(*given, **how | {"tables": ORDINARY}))
+        wanted = ask(build(truth, folder, "tracin-sec", project=8, steps=(20,)), truth.queries)
+    assert_equal(ask(proponent.open(folder), truth.queries), wanted, 1e-6)
+    added = [row | {"id": f"more {row['id']}"} for row in truth.training[:3]]
+    how = {"project": 8, "steps": (20,), "append": True, "batch_size": 16}
+    proponent.build(truth.folder, added, folder, "tracin-sec", quiet=True, **how)
+    assert_equal(ask(proponent.open(folder), truth.queries)[:, -3:], wanted[:, :3], 1e-5)
+
+
+def test_a_table_without_exact_form_is_left_out(fresh: Folder) -> None:
+    """A model that scales what its head gives."""
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings = transformers.GraniteConfig(vocab_size=60, logits_scaling=4.0, tie_word_embeddings=True, **sizes)
+    model = transformers.GraniteForCausalLM(settings).eval().requires_grad_(False)
+    given = {"head": vocabulary_head(model), "word": input_embedding(model), "closed": True}
+    found = choose(model, ("all",), tables=TableRule(widest=16), **given)
+    assert found.spared == ("model.embed_tokens",)
+    assert found.spared_size == 60 * 24
+    assert "model.embed_tokens (1,440)" in found.description()
+    assert not found.tables
+    with pytest.raises(InputError, match="would reorder the scores"):
+        choose(model, ("embed_tokens",), tables=TableRule(widest=16), **given)
+    assert choose(model, ("all",), tables=TableRule(widest=60), **given).tables == ("model.embed_tokens",)
 
 
 def test_a_forecast_of_cosines_counts_the_head(runs_of: dict[str, Truth]) -> None:

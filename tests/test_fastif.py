@@ -13,8 +13,12 @@ import torch
 import proponent
 from proponent.errors import DivergedError, InputError
 from proponent.gradients.inverse_products import conjugate_gradient, lissa, top_eigenvalue
+from proponent.gradients.layer_vectors import chosen_layers
 from proponent.index.fastif import FastIF
 from proponent.index.fastif_solver import TrainingTexts, way_out
+from proponent.method import Retaken
+from proponent.method_table import method_of
+from proponent.models import Run
 from test_layer_vectors import gradients
 from test_search import assert_equal, build
 from truth import NAMES, Truth, classifier_run, lm_run
@@ -119,6 +123,17 @@ def test_the_whole_block_of_a_transformer(bert: Truth, fresh: Folder) -> None:
     whole = scores(index, bert)
     assert np.isfinite(whole).all()
     assert "of trainable parameters" in told(index, bert.queries[0])[1]
+
+
+def test_the_default_layers_reach_from_the_last_block_to_the_head(bert: Truth) -> None:
+    """The pooler included: the path from the block to the head goes through it."""
+    run = Run.from_pretrained(bert.folder)
+    model = run.load(run.checkpoints[-1])
+    method = method_of("fastif")
+    assert isinstance(method, Retaken)
+    names = [block.name for block in chosen_layers(method, run, model).blocks]
+    assert names[-2:] == ["bert.pooler.dense", "classifier"]
+    assert all(name.startswith("bert.encoder.layer.1.") for name in names[:-2])
 
 
 def test_words_are_those_of_the_training_text_and_sum_to_the_score(bert: Truth, fresh: Folder) -> None:

@@ -195,7 +195,7 @@ def test_ekfac_over_all_linear_layers_keeps_signs(bert: Truth, tmp_path: Path) -
 @pytest.mark.parametrize("method", ["ekfac", "trackstar"])
 def test_the_word_embedding_is_a_layer_like_any_other(bert: Truth, tmp_path: Path, method: str) -> None:
     """And padding, which differs with the size of a batch, is none of its positions."""
-    rows, plain = bert.training, {"layers": "embeddings", "project": 8, "preconditioner": "none", "damping": 0.1}
+    rows, plain = bert.training, {"layers": "embeddings", "project": None, "preconditioner": "none", "damping": 0.1}
     found = [
         proponent.build(bert.folder, rows, tmp_path / str(size), method, quiet=True, batch_size=size, **plain)
         for size in (1, 16)
@@ -206,7 +206,7 @@ def test_the_word_embedding_is_a_layer_like_any_other(bert: Truth, tmp_path: Pat
 
 
 def test_an_index_of_other_layers_is_built_again(bert: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = build(bert, tmp_path / "index", "ekfac", layers="embeddings", project=4)
+    index = build(bert, tmp_path / "index", "ekfac", layers="embeddings", project=None)
     kept = index.store.plan.blocks[1:]
     monkeypatch.setattr(loading, "planned_blocks", lambda _: kept)
     with pytest.raises(MismatchError, match=r"stores 3 layers, but ekfac now uses 2.* build the index again"):

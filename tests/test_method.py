@@ -73,7 +73,8 @@ FLAT: dict[str, dict[str, Any]] = {
     "representer": ONCE | {"layers": ["head"], "measure": "logit", "refit": 0.01},
     "datainf": ONCE | {"layers": ["linear"], "project": "auto", "curvature": "datainf"},
     "ekfac": ONCE | {"layers": ["linear"], "project": "auto", "curvature": "ekfac"},
-    "fastif": ONCE | {"layers": ["last-block", "head"], "solver": "lissa", "depth": 100, "runs": 2, "damping": 0.01},
+    "fastif": ONCE
+    | {"layers": ["last-block", "after-blocks"], "solver": "lissa", "depth": 100, "runs": 2, "damping": 0.01},
     "trackstar": ONCE
     | {"layers": ["linear"], "project": 16, "preconditioner": "adam", "curvature": "autocorrelation", "damping": 1e-6}
     | {"damping_of": "top", "similarity": "cosine", "loss": "sum"},

@@ -164,7 +164,7 @@ _ROWS = {  # per method: one line of parts, one line of description
         _once(_layers("linear"), EKFAC()),
         "influence functions with EK-FAC's inverse of the Fisher matrix", GROSSE, f"{MATRIX}, twice"),
     "fastif": Row(
-        Retaken(names=("last-block", "head"), solver=LiSSA(depth=100, runs=2), damping=0.01),
+        Retaken(names=("last-block", "after-blocks"), solver=LiSSA(depth=100, runs=2), damping=0.01),
         "influence functions with an inverse-Hessian product per query (LiSSA), on the nearest candidates",
         GUO, "forward only; several hundred passes over small batches per query"),
     "trackstar": Row(

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -20,6 +21,7 @@ from proponent.cli.options import (
     Hits,
     IndexFolder,
     MaxLength,
+    MethodOptions,
     ModelOptions,
     OpenOptions,
     OutputOptions,
@@ -234,21 +236,26 @@ def check(
     data: Data,
     model: ModelOptions,
     columns: DataOptions,
+    method: MethodOptions,
     output: OutputOptions,
     max_length: MaxLength = None,
 ) -> None:
-    """Compare captured gradients with autograd, and check invariances, signs and coverage on your run and data."""
+    """Compare captured gradients with autograd, and check projection, signs and coverage on your run and data."""
     from proponent.check import check as run_checks
     from proponent.views.tables import print_table
 
     examples = columns.read(data, output)
-    findings = run_checks(model.open(run), examples, max_length=max_length)
+    chosen = method.changed(method.method or "tracin-all")
+    findings = run_checks(model.open(run), examples, max_length=max_length, method=chosen)
     words = {True: "passed", False: "FAILED", None: "-"}
-    rows = [(words[one.passed], one.name, one.description) for one in findings]
-    content = [{"name": one.name, "passed": one.passed, "value": one.value, "bound": one.bound} for one in findings]
+    rows = [
+        ("warning" if one.passed and one.warning else words[one.passed], one.name, one.description) for one in findings
+    ]
+    content = [asdict(one) for one in findings]
+    warnings = [f"{one.name}: {one.warning}" for one in findings if one.warning]
     output.show(
         lambda: {"findings": content},
-        lambda: print_table(Console(), f"check of {run}", ("", "what", "found"), rows),
+        lambda: print_table(Console(), f"check of {run}", ("", "what", "found"), rows, warnings),
     )
     failed = [one.name for one in findings if one.passed is False]
     if failed:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -48,12 +48,12 @@ class GradientSpec:
     folded: bool = False  # whether the head's part of a shared table is computed as rows of the text's own tokens
 
     @classmethod
-    def of_index(cls, method: Term, run: Run, model: nn.Module, *, closed_head: bool = True) -> "GradientSpec":
-        """The gradients that the method's index stores; `closed_head` allows the vocabulary head in closed form."""
+    def of_index(cls, method: Term, run: Run, model: nn.Module, **how: Any) -> "GradientSpec":
+        """The gradients that the method's index stores; `how` is that of `chosen_layers`."""
         if not isinstance(method, Gradients):
             return NO_GRADIENTS
         if isinstance(method.gradient, Layers):
-            return cls.of_layers(method, run, model, closed_head=closed_head)
+            return cls.of_layers(method, run, model, **how)
         lm, tied = run.task.predicts_tokens, is_tied(model, decoding=run.task.decodes)
         if not isinstance(method.gradient, EmbeddingRows):
             return cls(rows=False, outer=not lm, head=lm, path="output" if lm else "exact", tied=tied)
@@ -64,13 +64,12 @@ class GradientSpec:
         return cls(rows=rows, outer=False, head=head and not folded, path=path, tied=tied, folded=folded)
 
     @classmethod
-    def of_layers(
-        cls, method: Gradients | Retaken, run: Run, model: nn.Module, *, closed_head: bool = True
-    ) -> "GradientSpec":
+    def of_layers(cls, method: Gradients | Retaken, run: Run, model: nn.Module, **how: Any) -> "GradientSpec":
         """The layers that a method names, even if its index stores no gradients."""
-        choice = chosen_layers(method, run, model, closed_head=closed_head)
+        choice = chosen_layers(method, run, model, **how)
         tied = is_tied(model, decoding=run.task.decodes)
-        return cls(rows=choice.rows, outer=False, head=choice.head, path="exact", tied=tied, choice=choice)
+        path = "output" if choice.placed else "exact"
+        return cls(rows=choice.rows, outer=False, head=choice.head, path=path, tied=tied, choice=choice)
 
     @property
     def by_token(self) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from torch import nn
 from proponent.errors import InputError, RunError
 from proponent.gradients.dry_run import Order, dry_run
 from proponent.gradients.layer_rules import Block, Rule, is_vector, rule_of
-from proponent.gradients.model_parts import lookups, vocabulary_head
+from proponent.gradients.model_parts import lookups, second_tables, vocabulary_head
 from proponent.models.adapter_modules import trained_of
 from proponent.suggest import nearest
 
@@ -29,9 +29,15 @@ GROUPS = {
     "mlp": "everything else in the blocks",
     "last-two": "the last two linear layers",
     "head": "the last linear layer",
+    "after-blocks": "every linear layer after the blocks: pooler and head",
     "lora": "every layer that an adapter trained",
 }
 """Groups of layers that a method may name."""
+
+PLACES = ("head", "last-two", "after-blocks")
+"""Groups that mean the last layers of the computation, as `tracin-last` does. Of a table that the word embedding shares
+they score the use as head alone; every other group, and every pattern, names weights, with all of their uses. `fastif`
+solves with the Hessian of weights, and so counts all uses in any case."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,16 @@ class Choice:
     adapter: bool  # whether only an adapter's parameters are trainable
     # which calls of an encoder-decoder's layers concern its target; empty for other models
     order: Order = field(default_factory=dict[str, tuple[bool | None, ...]])
+    placed: bool = False  # whether a table that the word embedding shares is scored as the head only, not as the lookup
+    spared: tuple[str, ...] = ()  # vocabulary tables left out because only a random projection of them could be stored
+    spared_size: int = 0  # number of their parameters
 
     def description(self) -> str:
         """Describe in one line what is scored and what is not."""
-        other = self.total - self.covered - self.vectors - self.unruled_size
+        other = self.total - self.covered - self.vectors - self.unruled_size - self.spared_size
         parts: list[str] = []
+        if self.spared:
+            parts.append(f"tables over the vocabulary: {', '.join(self.spared)} ({self.spared_size:,})")
         if other:
             parts.append(f"other layers ({other:,}, not selected)")
         if self.vectors:
@@ -65,6 +76,25 @@ class Choice:
             parts.append(f"unsupported: {some} ({self.unruled_size:,})")
         who = "the adapter's parameters" if self.adapter else "trainable parameters"
         return f"{self.covered / max(self.total, 1):.1%} of {who}; skipped: {'; '.join(parts) or 'none'}"
+
+
+@dataclass(frozen=True)
+class TableRule:
+    """What happens to vocabulary tables that have no exact form in factors; by default they are ordinary layers."""
+
+    # A random projection of such a table reorders scores (docs/decisions/0028-no-projected-tables.md).
+
+    widest: int | None = None  # longest side that is not projected at random; None for any
+    by_place: bool = False  # whether groups of last layers mean their use there: of a shared table that of the head
+    curved: bool = False  # whether a preconditioner applies; then the group "linear" contains no such table
+
+    def random(self, block: Block) -> bool:
+        """Whether a table would be projected at random."""
+        return self.widest is not None and max(block.o, block.i) > self.widest
+
+
+ORDINARY = TableRule()
+"""Tables are layers like any other, as in earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +115,12 @@ def choose(
     biases: bool = False,
     rows: bool = True,
     closed: bool = False,
+    tables: TableRule = ORDINARY,
     decoding: bool = False,
 ) -> Choice:
     """Select the layers that a method names; `rows` and `closed` allow the word embedding and the head in factors."""
     chooser = _Chooser(model, head, word, biases=biases, decoding=decoding)
-    return chooser.choice(tuple(wanted), rows=rows, closed=closed)
+    return chooser.choice(tuple(wanted), rows=rows, closed=closed, tables=tables)
 
 
 class _Chooser:
@@ -97,7 +128,7 @@ class _Chooser:
         self, model: nn.Module, head: nn.Module | None, word: nn.Module, *, biases: bool, decoding: bool
     ) -> None:
         self.model, self.head, self.biases = model, head, biases
-        self.vocabulary = vocabulary_head(model)
+        self.vocabulary, self.second = vocabulary_head(model), second_tables(model)
         self.lookups = [one.module for one in lookups(model, decoding=True)] if decoding else [word]
         self.tables = {id(one.weight): one.weight for one in cast("list[Any]", self.lookups)}
         adapted = trained_of(model)
@@ -116,28 +147,73 @@ class _Chooser:
         if not self.layers:
             raise RunError(f"{type(model).__name__} has no layer whose gradient proponent can compute")
 
-    def choice(self, wanted: tuple[str, ...], *, rows: bool, closed: bool) -> Choice:
+    def choice(self, wanted: tuple[str, ...], *, rows: bool, closed: bool, tables: TableRule) -> Choice:
         """Resolve groups and patterns."""
         chosen = {name for one in wanted for name in self._matched(one)}
         layers = [layer for layer in self.layers if layer.name in chosen]
-        by_rows, by_head = self._in_factors(layers, rows=rows, closed=closed)
+        placed = tables.by_place and self._placed(wanted, layers)
+        by_rows, by_head = self._in_factors(layers, rows=rows, closed=closed, placed=placed)
         exact = dict(self.tables) if by_rows else {}
         if by_head and self.vocabulary is not None:
             exact[id(self.vocabulary.weight)] = self.vocabulary.weight
         blocks = self._blocks(layers, exact)
+        if placed:
+            blocks = tuple(replace(one, modules=(one.name,)) if self._is_vocabulary(one) else one for one in blocks)
+        spared = self._spared(wanted, blocks, tables)
+        blocks = tuple(block for block in blocks if block not in spared)
         if not blocks and not exact:
-            raise InputError(f"layers {', '.join(wanted)}contain only biases and gains: include them with biases=True")
-        return self._counted(blocks, layers, exact, (by_rows, by_head))
+            if spared:
+                raise InputError(_reordered(spared[0]))
+            raise InputError(f"layers {', '.join(wanted)} contain only biases and gains: include them with biases=True")
+        found = self._counted(blocks, layers, exact, (by_rows, by_head))
+        names, size = tuple(block.name for block in spared), sum(block.size for block in spared)
+        return replace(found, placed=placed and (by_head or bool(found.tables)), spared=names, spared_size=size)
+
+    def _placed(self, wanted: tuple[str, ...], layers: Sequence[_Layer]) -> bool:
+        """Whether the only chosen user of the word embedding's table is the head, chosen as one of the last layers."""
+        users = [one for one in layers if self._looks_up(one)]
+        last = {name for one in wanted if one in PLACES for name in self._matched(one)}
+        others = {name for one in wanted if one not in PLACES for name in self._matched(one)}
+        return (
+            [one.module for one in users] == [self.vocabulary]
+            and users[0].name in last - others
+            and f"{users[0].name}.weight" in self.parameters
+        )
+
+    def _spared(self, wanted: tuple[str, ...], blocks: Sequence[Block], rule: TableRule) -> tuple[Block, ...]:
+        """The tables that are left out; one that a pattern names is refused instead."""
+        groups = self._groups()
+        linear = {name for one in wanted if one == "linear" for name in self.linear}
+        others = {name for one in wanted if one in groups and one != "linear" for name in self._matched(one)}
+        named = {name for one in wanted if one not in groups for name in self._matched(one)}
+        spared: list[Block] = []
+        for block in filter(self._is_vocabulary, blocks):
+            users = set(block.modules)
+            if rule.random(block):
+                if users & named:
+                    raise InputError(_reordered(block))
+                spared.append(block)
+            elif rule.curved and users & linear and not users & (others | named):
+                spared.append(block)
+        return tuple(spared)
+
+    def _is_vocabulary(self, block: Block) -> bool:
+        """Whether a block is the weight of a table over the vocabulary."""
+        known = {*self.tables, *([] if self.vocabulary is None else [id(self.vocabulary.weight)])}
+        used = {_weight(layer) for layer in self.layers if layer.name in block.modules}
+        return block.part == "weight" and (bool(used & known) or block.name in self.second)
 
     def _looks_up(self, layer: _Layer) -> bool:
         """Whether a layer uses a table of the word embedding."""
         return _weight(layer) in self.tables
 
-    def _in_factors(self, layers: Sequence[_Layer], *, rows: bool, closed: bool) -> tuple[bool, bool]:
+    def _in_factors(self, layers: Sequence[_Layer], *, rows: bool, closed: bool, placed: bool) -> tuple[bool, bool]:
         """Whether the word embedding is covered by rows, and the vocabulary head in closed form."""
         whole = [one for one in self.layers if f"{one.name}.weight" in self.parameters]
         head = next((one for one in whole if one.module is self.vocabulary), None)
         head = head if closed and self.trial.closed else None
+        if placed:
+            return False, head is not None
         if head is None or not self._looks_up(head):
             alone = head is not None and [one for one in self.layers if _weight(one) == _weight(head)] == [head]
             return rows and self._rows_suffice(layers, None), alone and head in layers
@@ -159,9 +235,8 @@ class _Chooser:
     ) -> Choice:
         sizes = {parameter.data_ptr(): int(parameter.numel()) for parameter in self.parameters.values()}
         covered = sum(block.size for block in blocks) + sum(one.numel() for one in exact.values())
-        known = {*self.tables, *([] if self.vocabulary is None else [id(self.vocabulary.weight)])}
         named = {layer.name: _weight(layer) for layer in self.layers}
-        tables = tuple(one.name for one in blocks if one.part == "weight" and named[one.modules[0]] in known)
+        tables = tuple(one.name for one in blocks if self._is_vocabulary(one))
         whole = tuple(name for name, at in named.items() if at in exact)
         ruled = {id(one) for layer in self.layers for one in layer.module.parameters(recurse=False)}
         unruled = {name: one for name, one in self.parameters.items() if id(one) not in ruled}
@@ -217,6 +292,13 @@ class _Chooser:
             raise InputError(f"layers {one!r} {why}; groups: {', '.join(GROUPS)}")
         return names
 
+    def _after_blocks(self, inside: Sequence[str]) -> list[str]:
+        """Linear layers that come after every block."""
+        last = max((self.names.index(name) for name in inside), default=-1)
+        later = self.names[last + 1 :]
+        head = [one.name for one in self.layers if one.module is self.head]  # some models define it before the blocks
+        return [name for name in self.linear if name in later or name in head]
+
     def _groups(self) -> Mapping[str, Callable[[], list[str]]]:
         stacked = self.stacks
         inside = list(stacked)
@@ -236,6 +318,7 @@ class _Chooser:
             "mlp": lambda: [name for name in inside if not _is_attention(name)],
             "last-two": lambda: self.linear[-2:],
             "head": lambda: [one.name for one in self.layers if one.module is self.head],
+            "after-blocks": lambda: self._after_blocks(inside),
         }
 
 
@@ -276,6 +359,14 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _is_attention(name: str) -> bool:
     return any(part in name.lower() for part in ("attn", "attention"))
+
+
+def _reordered(block: Block) -> str:
+    return (
+        f"layer {block.name} is a table over the vocabulary ({block.o:,} x {block.i:,}), and a random projection of "
+        "it would reorder the scores: choose other layers, a method that keeps tables exactly (tracin-all, grad-cos, "
+        "tracin-last), or --project none for a small one"
+    )
 
 
 def _weight(layer: _Layer) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import nn
 
 from proponent.gradients.layer_hooks import TokenWords
-from proponent.gradients.layer_selection import Choice, choose
+from proponent.gradients.layer_selection import ORDINARY, Choice, TableRule, choose
 from proponent.gradients.model_parts import classifier_head, input_embedding, vocabulary_head
 from proponent.gradients.pairs import pair_words
 from proponent.gradients.projection import Projection
@@ -19,6 +19,9 @@ from proponent.models import Encoded, Run
 
 SMALL = 32_768
 """Maximum number of layer parameters for which "auto" stores gradients in full."""
+
+WIDEST = 4096
+"""Largest side of a layer for which principal directions are computed; a wider one keeps a random projection."""
 
 PROJECTED = 32
 """Width to which "auto" projects each side of larger models' layers."""
@@ -57,10 +60,15 @@ class LayerVectors:
         spec = self._spec
         lines = [f"{self.method.name} scores {self.choice.description()}"]
         some, all_of = self.projection.projected, len(self.choice.blocks)
+        if self.choice.placed:
+            lines.append(
+                "the head shares the word embedding's table: only its use as the head counts, as in tracin-last "
+                "(--layers all scores the table with both uses)"
+            )
         if self.choice.exact and (some or not all_of):
             lines.append(f"{', '.join(self.choice.exact)}: stored as factors, so dot products are exact")
         if not all_of:
-            return lines
+            return lines + self._spared()
         if some and spec is not None and spec.basis == "principal":
             lines.append(
                 f"{some} of {all_of} layers are projected to {spec.width} dimensions per side, onto the leading "
@@ -70,21 +78,39 @@ class LayerVectors:
         elif some and spec is not None:
             lines.append(
                 f"{some} of {all_of} layers are randomly projected to {spec.width} dimensions per side (seed "
-                f"{spec.seed}): their dot products are unbiased, with an error of about {1 / int(spec.width):.1%} of "
-                "the product of the norms in each layer"
+                f"{spec.seed}): their dot products are unbiased, with an error of about {int(spec.width) ** -0.5:.0%} "
+                "of the product of the norms in each layer (it falls with the square root of the width; `proponent "
+                "check` measures what it does to rankings)"
             )
         else:
             lines.append("gradients of layers are stored in full: dot products are exact")
-        if some and self.choice.tables and spec is not None and spec.basis == "random":
-            lines.append(
-                f"{', '.join(self.choice.tables)}: a table over the vocabulary that is also projected: its part of "
-                "the scores is imprecise"
-            )
-        return lines
+        return lines + self._spared()
+
+    def _spared(self) -> list[str]:
+        """Name the tables that are left out, with the reason."""
+        if not self.choice.spared:
+            return []
+        why = (
+            "a preconditioner needs vectors"
+            if isinstance(self.method, Gradients) and self.method.preconditioners
+            else "this model has no exact form for it"
+        )
+        return [
+            f"{', '.join(self.choice.spared)}: a table over the vocabulary, left out: {why}, and a random projection "
+            "of it would reorder the scores"
+        ]
 
 
-def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module, *, closed_head: bool = True) -> Choice:
-    """Find the layers of a method in a model; `closed_head` allows the vocabulary head in closed form."""
+def chosen_layers(
+    method: Gradients | Retaken,
+    run: Run,
+    model: nn.Module,
+    *,
+    closed_head: bool = True,
+    tables: TableRule | None = None,
+    rows: bool = True,
+) -> Choice:
+    """Find the layers of a method in a model; `closed_head` and `rows` allow factors of the head and the embedding."""
     gradient = method if isinstance(method, Retaken) else method.gradient
     assert isinstance(gradient, Retaken | Layers)
     head = vocabulary_head(model) if run.task.predicts_tokens else classifier_head(model)
@@ -98,17 +124,31 @@ def chosen_layers(method: Gradients | Retaken, run: Run, model: nn.Module, *, cl
         head=head,
         word=input_embedding(model),
         biases=gradient.biases,
-        rows=plain,
+        rows=plain and rows,
         closed=plain and closed_head and not directed and run.task.predicts_tokens,
+        tables=_table_rule(method) if tables is None else tables,
         decoding=run.task.decodes,
     )
 
 
-def settled(method: Term, run: Run, model: nn.Module, *, closed_head: bool = True) -> Term:
+def _table_rule(method: Gradients | Retaken) -> TableRule:
+    """What happens to vocabulary tables that have no exact form."""
+    if not isinstance(method, Gradients):
+        return ORDINARY
+    spec, curved = method.projection, bool(method.preconditioners)
+    if spec is None or spec.width == "auto":
+        return TableRule(by_place=True, curved=curved)
+    widest = max(spec.width, WIDEST) if spec.basis == "principal" else spec.width
+    return TableRule(widest, by_place=True, curved=curved)
+
+
+def settled(
+    method: Term, run: Run, model: nn.Module, *, closed_head: bool = True, tables: TableRule | None = None
+) -> Term:
     """Settle what a method leaves to the model: whether layer gradients are projected."""
     if not isinstance(method, Gradients) or method.projection is None or method.projection.width != "auto":
         return method
-    choice = chosen_layers(method, run, model, closed_head=closed_head)
+    choice = chosen_layers(method, run, model, closed_head=closed_head, tables=tables)
     kept = sum(block.size for block in choice.blocks) <= SMALL
     projection = None if kept else method.projection.model_copy(update={"width": PROJECTED})
     gradient = method.gradient.model_copy(update={"projection": projection})

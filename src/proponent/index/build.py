@@ -15,12 +15,11 @@ from proponent.gradients.model_parts import second_tables
 from proponent.index.checkpoint_notes import too_few
 from proponent.index.clock import Clock
 from proponent.index.example_weights import weight_notes
-from proponent.index.model_check import check_model
+from proponent.index.model_check import check_as_stored
 from proponent.index.options import DEFAULTS, Options
 from proponent.index.planning import (
     SegmentPlan,
     chosen,
-    holds_layers,
     known_ids,
     label_numbers,
     plan_segments,
@@ -88,9 +87,7 @@ class Build:
             self._fed, self._row_notes = check_rows(run, examples, self.encoder, encoded)
         with self.clock("load"):
             first = run.load(self.checkpoints[0])
-        checked = check_model(method, run, first, self.checkpoints, options)
-        if checked.spec.choice is not None and holds_layers(folder, checked.spec.choice.exact):
-            checked = check_model(method, run, first, self.checkpoints, options, closed_head=False)
+        checked = check_as_stored(folder, method, run, first, self.checkpoints, options)
         self.method, self.spec, self._table = checked.method, checked.spec, checked.table
         self._fitters, self._layered, self._layers = checked.fitters, checked.layers, checked.shapes
         self._choice_notes = self._describe_choice(first)

@@ -13,7 +13,7 @@ from torch import nn
 from proponent.errors import InputError, MismatchError, RunError
 from proponent.gradients.computer import GradientComputer, GradientSpec
 from proponent.gradients.layer_vectors import LayerVectors
-from proponent.index.model_check import too_coarse
+from proponent.index.model_check import STORED_TABLES, too_coarse
 from proponent.index.planning import planned_blocks
 from proponent.index.row_check import tell_batches
 from proponent.method import Retaken
@@ -141,10 +141,13 @@ class LoadedRun:
     def _spec(self, model: nn.Module) -> GradientSpec:
         method, kept = self.store.plan.term, self.store.plan.blocks
         taken = 0
-        for closed_head in (True, False):  # earlier versions stored a vocabulary head with the other layers
-            spec = GradientSpec.of_index(method, self.run, model, closed_head=closed_head)
+        for how in STORED_TABLES:
+            try:
+                spec = GradientSpec.of_index(method, self.run, model, **how)
+            except InputError:  # a table that earlier versions projected
+                continue
             blocks = planned_blocks(LayerVectors.of(spec.choice, method))
-            if blocks == kept:
+            if blocks == kept and spec.path == self.store.plan.embedding_path:
                 return spec
             taken = len(blocks)
         # earlier versions stored the word embedding apart from the layers with a preconditioner

@@ -2,19 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from proponent.errors import InputError
 from proponent.gradients.computer import GradientSpec
+from proponent.gradients.layer_selection import ORDINARY
 from proponent.gradients.layer_vectors import LayerVectors, settled
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
 from proponent.index.options import Options
-from proponent.index.planning import planned_blocks
+from proponent.index.planning import has_plan, planned_blocks, stores_otherwise
 from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Loss, MaskedLoss, Retaken, Term
 from proponent.models import Checkpoint, Run
 from proponent.preconditioners.base import Fitter, ModelFacts, fitters_of
 from proponent.preconditioners.batches import LayerShape, layer_shapes
+
+STORED_TABLES: tuple[dict[str, Any], ...] = ({}, {"tables": ORDINARY}, {"tables": ORDINARY, "closed_head": False})
+"""How indexes store vocabulary tables, newest first: exactly or not at all, and by place; under a preconditioner as
+vectors; the vocabulary head as vectors, too."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +45,20 @@ def check_model(
     options: Options,
     *,
     queries: bool = True,
-    closed_head: bool = True,
+    **how: Any,
 ) -> CheckedMethod:
     """Refuse what this model or these options do not allow; a forecast does not know the build's queries."""
     for problem in (*_problems(method, run, model), *_unused_queries(method, options)):
         raise InputError(problem)
     given = method.projection if isinstance(method, Gradients) else None
-    method = settled(method, run, model, closed_head=closed_head)
+    method = settled(method, run, model, **how)
     full = isinstance(method, Gradients) and method.projection is None
     if given is not None and given.basis == "principal" and full:
         raise InputError(
             f"basis=principal is for projected layers, and {method.name} stores the layers of this model in full: "
             "give a width, such as --project 16, or leave basis out"
         )
-    spec = GradientSpec.of_index(method, run, model, closed_head=closed_head)
+    spec = GradientSpec.of_index(method, run, model, **how)
     layers = LayerVectors.of(spec.choice, method)
     shapes = layer_shapes(planned_blocks(layers))
     table = table_shape(model, decoding=run.task.decodes)
@@ -64,6 +71,29 @@ def check_model(
     if options.rows != "fp32" and not spec.rows:
         raise InputError(f"--rows {options.rows} is for rows of the word embedding, and {method.name} stores none")
     return CheckedMethod(method, spec, layers, shapes, table, fitters, facts)
+
+
+def check_as_stored(
+    folder: Path,
+    method: Term,
+    run: Run,
+    model: nn.Module,
+    checkpoints: Sequence[Checkpoint],
+    options: Options,
+) -> CheckedMethod:
+    """Check a model for a build; an existing index of an earlier version keeps its own way of storing tables."""
+    *ways, last = STORED_TABLES
+    for how in ways:
+        try:
+            checked = check_model(method, run, model, checkpoints, options, **how)
+        except InputError:
+            if not has_plan(folder):
+                raise
+            continue
+        choice = checked.spec.choice
+        if choice is None or not stores_otherwise(folder, (*choice.exact, *choice.spared), checked.spec.path):
+            return checked
+    return check_model(method, run, model, checkpoints, options, **last)
 
 
 def too_coarse(method: Term, dtype: str) -> str | None:

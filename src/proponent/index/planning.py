@@ -41,10 +41,17 @@ class SegmentPlan:
     lengths: Int[np.ndarray, " n"]  # tokens of each, in that order
 
 
-def holds_layers(folder: Path, names: Sequence[str]) -> bool:
-    """Whether an existing index stores some layers as vectors, as earlier versions stored vocabulary heads."""
-    plan = Layout(folder).plan
-    return plan.is_file() and any(block.name in names for block in read_json(plan, Plan).blocks)
+def has_plan(folder: Path) -> bool:
+    """Whether there is an index, finished or not."""
+    return Layout(folder).plan.is_file()
+
+
+def stores_otherwise(folder: Path, exact: Sequence[str], path: str) -> bool:
+    """Whether an existing index stores these layers as vectors or other uses of a shared table, as earlier versions."""
+    if not has_plan(folder):
+        return False
+    plan = read_json(Layout(folder).plan, Plan)
+    return plan.embedding_path != path or any(block.name in exact for block in plan.blocks)
 
 
 def planned_batch_size(folder: Path) -> int | None:

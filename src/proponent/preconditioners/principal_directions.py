@@ -16,6 +16,7 @@ from torch import Tensor
 
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, Left, OneHot
+from proponent.gradients.layer_vectors import WIDEST
 from proponent.method import Gradients
 from proponent.method_parts import Projection
 from proponent.models.placement import host
@@ -23,7 +24,7 @@ from proponent.preconditioners import base
 from proponent.preconditioners.base import BuildOptions, Cost, FitFacts, ModelFacts, Pass, counted
 from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Parts, Sums, TextBatch
 
-MOST = 4096
+MOST = WIDEST
 """Maximum width of a side with directions: a square matrix of that size is decomposed."""
 
 _SIDES = ("left", "right")
