@@ -29,7 +29,6 @@ CHECKS = [
     "captured gradients of all other layers against autograd",
 ]
 ORDER = "order kept by the projection of tracin-all"
-ORDER = "order kept by the projection of tracin-all"
 FACTS = ["model", "learning rate", "embedding", "second moments"]
 COVERAGE = [
     "parameters covered by methods of layers",

@@ -14,14 +14,12 @@ from proponent.data import Examples
 from proponent.dynamics.loops import Query
 from proponent.dynamics.replay import replayed
 from proponent.errors import InputError, MismatchError, RunError
-from proponent.evaluate.lds import spearman
+from proponent.evaluate.kept_order import GOOD, WORST, kept_order
 from proponent.gradients.capture import head_table
 from proponent.gradients.computer import GradientComputer, GradientSpec
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.layer_rules import Block
-from proponent.gradients.layer_vectors import settled
 from proponent.gradients.model_parts import input_embedding, table_shape, word_tables
-from proponent.gradients.projection_order import SampledProducts, sampled_products
 from proponent.index.build import label_numbers
 from proponent.index.row_check import tell_batches
 from proponent.method import Gradients, Layers, Method, Term
@@ -33,12 +31,6 @@ from proponent.models.placement import host
 from proponent.models.tasks.base import logits_of
 from proponent.models.training_trace import FOLDER as REPLAY_FOLDER
 from proponent.training.precision import in_32_bits
-
-SAMPLE, ASKED, LEAST = 40, 8, 20
-"""Texts whose rankings with and without a projection are compared, those of them that are queries, and the minimum."""
-
-GOOD_ORDER, WORST_ORDER = 0.95, 0.8
-"""Rank correlations with exact scores: below the first a projection is warned about, below the second it fails."""
 
 PROBES = 4
 """Number of examples that are checked: full gradients of the embedding are dense."""
@@ -134,28 +126,15 @@ class _Check:
         ]
 
     def _projection(self, method: Method) -> list[Finding]:
-        """Compare rankings with those of gradients that are not projected, on a sample of short texts."""
+        """Compare rankings with those of gradients that are not projected."""
         if not isinstance(method, Gradients) or not isinstance(method.gradient, Layers):
             return []
-        name, ready = f"order kept by the projection of {method.name}", settled(method, self.run, self.model)
-        assert isinstance(ready, Gradients)
-        spec = ready.projection
-        if spec is None:
-            return [Finding(name, None, "nothing is projected: gradients of this model are stored in full")]
-        if spec.basis != "random" or spec.width == "auto":
-            return [Finding(name, None, "not checked: only random projections are")]
-        order = [int(row) for row in np.argsort(self.lengths, kind="stable") if self.lengths[row] > 1]
-        near = order[: max(SAMPLE, len(order) // 2)]
-        picked = sorted({near[int(place)] for place in np.linspace(0, len(near) - 1, SAMPLE)}) if near else []
-        if len(picked) < LEAST:
-            return [Finding(name, None, f"not checked: {len(picked)} texts are too few to rank (at least {LEAST})")]
-        encoded = self.work.completed(self.encoder.encode([self.examples[row] for row in picked]))
-        pairs = [(one, self.labels[row]) for one, row in zip(encoded, picked, strict=True)]
-        asked = [*pairs[:: len(pairs) // ASKED][:ASKED]]
-        rows = [pair for pair in pairs if all(pair is not one for one in asked)]
-        widths = [spec.width * factor for factor in (1, 2, 4, 8)]
-        found = sampled_products(ready, self.run, self.model, self.encoder, [*asked, *rows], len(asked), widths)
-        return [_kept_order(name, found, curved=bool(ready.preconditioners))]
+        name = f"order kept by the projection of {method.name}"
+        found = kept_order(self.run, self.model, self.encoder, self.examples, self.labels, self.lengths, method)
+        if isinstance(found, str):
+            return [Finding(name, None, found)]
+        bound = f"at least {WORST:g}, {GOOD:g} is good"
+        return [Finding(name, found.mean >= WORST, found.description, bound, found.warning)]
 
     def _invariances(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> list[Finding]:
         names = ("batch of several against one by one", "extra padding")
@@ -321,23 +300,6 @@ def _points_the_other_way(model: nn.Module, block: Block) -> bool:
 
 def _parameter(model: nn.Module, block: Block) -> Tensor:
     return cast("Tensor", getattr(model.get_submodule(block.modules[0]), block.part))
-
-
-def _kept_order(name: str, found: SampledProducts, *, curved: bool) -> Finding:
-    """The rank correlation with exact scores at the chosen width, and the way out if it is low."""
-    usable = np.isfinite(found.exact).all(0)
-    each = {width: spearman(found.exact[:, usable].T, one[:, usable].T) for width, one in found.projected.items()}
-    (width, own), *wider = each.items()
-    mean = float(own.mean())
-    better = next((f"--project {p} ({float(one.mean()):.2f} here)" for p, one in wider if one.mean() >= GOOD_ORDER), "")
-    way = " or ".join(filter(None, (better, "--project none, which stores gradients in full")))
-    value = (
-        f"width {width}: rank correlation {mean:.3f} with exact scores (lowest of {len(own)} queries "
-        f"{float(own.min()):.3f}, {int(usable.sum())} rows, {found.layers} layers projected)"
-    ) + (", before the preconditioner" if curved else "")
-    said = f"the projection to {width} reorders the scores: take {way}, or a method that projects nothing (tracin-last)"
-    warning = said if mean < GOOD_ORDER else ""
-    return Finding(name, mean >= WORST_ORDER, value, f"at least {WORST_ORDER:g}, {GOOD_ORDER:g} is good", warning)
 
 
 def _bounded(name: str, error: float, bound: float) -> Finding:

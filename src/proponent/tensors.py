@@ -74,6 +74,11 @@ class TensorSlices:
         """Names of the arrays in the file."""
         return cast("tuple[str, ...]", tuple(self._file.keys()))
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Texts that were written beside the arrays."""
+        return cast("dict[str, str]", self._file.metadata() or {})
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one array, of any element type."""
         return tuple(self._file.get_slice(name).get_shape())

@@ -52,6 +52,12 @@ def evaluate(
         int | None, typer.Option(min=1, help="Retrains per subset (default 2) or deletion (default 3).")
     ] = None,
     subsets: Annotated[int | None, typer.Option(min=1, help="Number of random half subsets for LDS.")] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            metavar="WIDTH", help="Largest half-width of an LDS's 95 % interval; refused if halves are too few."
+        ),
+    ] = None,
     groups: Annotated[
         str, typer.Option(help="Groups for LDS within groups: auto, class, source, format or length.")
     ] = "auto",
@@ -76,7 +82,7 @@ def evaluate(
     chosen = choice("--metric", metric, _METRICS)
     _check_files(chosen, out, arrays, bank)
     sizes: dict[str, Any] = {"methods": listed(methods), "budget": budget, "points": points, "seeds": seeds}
-    sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets}
+    sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets, "interval": interval}
     sizes |= {"runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
     sizes |= {"arrays": arrays, "bank": bank, "sides": ("helped",) if helped_only else ("helped", "hurt")}
     request = _requested(run, data, queries, retraining, model, columns, output, sizes)

@@ -41,18 +41,35 @@ def lds_size(
     workers: int = 1,
     seeds: int = 2,
     subsets: int | None = None,
+    interval: float | None = None,
 ) -> LdsSize:
-    """Choose the size of an LDS evaluation."""
+    """Choose the size of an LDS evaluation, at least as large as the asked half-width of the interval needs."""
     each = seconds * seeds / 60 / workers
-    count = subsets if subsets is not None else 60 if minutes is None else min(200, int(minutes / each))
+    needed = LEAST_SUBSETS if interval is None else max(LEAST_SUBSETS, _halves(interval, queries))
+    count = subsets if subsets is not None else max(60, needed) if minutes is None else min(200, int(minutes / each))
+    way = f"--subsets {needed}" if subsets is not None else f"--budget {max(1.0, np.ceil(needed * each)):.0f}"
     if count < LEAST_SUBSETS:
-        needed = LEAST_SUBSETS * each
         raise InputError(
             f"{count} subsets are too few: an LDS over fewer than {LEAST_SUBSETS} subsets cannot be distinguished "
-            f"from zero; one retrain takes {seconds:.1f} s, so give --budget {np.ceil(needed):.0f} or more"
+            f"from zero; one retrain takes {seconds:.1f} s, so give {way} or more"
         )
-    width = NORMAL / np.sqrt(count - 1) * np.sqrt(SHARED + (1 - SHARED) / queries)
-    return LdsSize(count, seeds, float(width), count * each)
+    width = _half_width(count, queries)
+    if interval is not None and count < needed:
+        raise InputError(
+            f"{count} random halves are too few for an interval of +-{interval:g}: they give about +-{width:.2f}, and "
+            f"about {needed} would do ({way}, about {needed * each:.0f} min), or more queries"
+        )
+    return LdsSize(count, seeds, width, count * each)
+
+
+def _half_width(subsets: int, queries: int) -> float:
+    """The expected half-width of the interval of one method's LDS."""
+    return float(NORMAL / np.sqrt(subsets - 1) * np.sqrt(SHARED + (1 - SHARED) / queries))
+
+
+def _halves(interval: float, queries: int) -> int:
+    """Subsets that give an interval of this half-width."""
+    return 1 + int(np.ceil((NORMAL / interval) ** 2 * (SHARED + (1 - SHARED) / queries)))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from proponent.evaluate.chat import as_questions, layout_of, rows_like
 from proponent.evaluate.controls import controls, refuse_clashes
 from proponent.evaluate.deletion import SIDES, Side
 from proponent.evaluate.groups import GROUPINGS, row_groups
+from proponent.evaluate.kept_order import kept_order
 from proponent.evaluate.label_noise import plant
 from proponent.index import summed
 from proponent.method import Method
@@ -35,6 +36,10 @@ from proponent.types import Example
 _BATCH = 64
 DEFAULT_METHODS = ("tracin-we", "tracin-we-adam+unit-norm", "tracin-last")
 UNIT_NORM = "+unit-norm"
+ONE_CHECKPOINT = (
+    "the run keeps a single checkpoint, and all scores rest on it: on other runs several checkpoints gave higher "
+    "figures (docs/evaluation.md, one checkpoint); train with --checkpoints 10, or 3 for fine-tuning"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class EvaluationRequest:
     sides: tuple[Side, ...] = SIDES  # ends of the rankings that a case deletion deletes
     seeds: int | None = None  # retrains per subset or deletion; None for the metric's default
     subsets: int | None = None  # of an LDS; None derives them from the budget
+    interval: float | None = None  # largest half-width of an LDS's interval; None for any
     groups: str = "auto"  # groups of an LDS within groups: class, source, format, length; auto chooses
     stratified: bool = False  # halves of an LDS with fixed group counts
     runs: int = 1  # independently seeded scored runs, whose scores are summed
@@ -75,6 +81,8 @@ class EvaluationRequest:
             raise InputError(f"--seeds {self.seeds}: must be at least 1")
         if not self.ks or min(self.ks) < 1:
             raise InputError("--k: give whole numbers from 1, separated by commas")
+        if self.interval is not None and not self.interval > 0:
+            raise InputError(f"--interval {self.interval}: give a half-width above 0, such as 0.05")
         if self.budget is not None and not self.budget > 0:
             raise InputError(f"--budget {self.budget}: give minutes above 0")
         if self.groups not in GROUPINGS:
@@ -109,6 +117,8 @@ class Experiment:
         self.notes: list[str] = [*self.rerun.notes, *rules.notes]
         if request.initial is None and self.rerun.drawn:
             self.notes.append("nothing was trained before: initial weights are drawn from the configuration")
+        if len(request.run.checkpoints) == 1:
+            self.notes.append(ONE_CHECKPOINT)
         if request.queries is None:
             self.notes.append(
                 f"{len(queries)} rows of the data were held out as queries, and the scored run was trained again "
@@ -167,9 +177,24 @@ class Experiment:
         if named in METHODS:
             method = summed(method, run, layout_of(self.request.train))
             weighted = any(one.weight != 1 for one in self.problem.train)  # earlier versions left the weights out
+            self._note_projection(run, name, method)
             return self.scored(run, method, run.path / "indexes" / (f"{name}-weighted" if weighted else name))
+        self._note_projection(run, name, method)
         digest = hashlib.sha256(method.model_dump_json().encode()).hexdigest()[:12]  # the file may change
         return self.scored(run, method, run.path / "indexes" / f"{Path(named).stem}-{digest}")
+
+    def _note_projection(self, run: Run, name: str, method: Method) -> None:
+        """Add a note if the method's random projection reorders its scores; measured on the first run."""
+        if run is not self.scored_runs[0]:
+            return
+        train, encoder = self.problem.train, run.encoder(self.problem.max_length, counting=self.problem.counting)
+        task = self.request.run.task
+        labels = [run.label_number(one.label) if task.labels and one.label is not None else -1 for one in train]
+        model = run.load(run.checkpoints[-1])
+        found = kept_order(run, model, encoder, train, labels, encoder.lengths(train), method)
+        line = "" if isinstance(found, str) else found.warning and f"{name}: {found.description}; {found.warning}"
+        if line and line not in self.notes:
+            self.notes.append(line)
 
     def scored(self, run: Run, method: Method, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
         """Score the training set by an index."""

@@ -123,6 +123,13 @@ class Ceiling:
     reliability: float  # mean rank correlation of two single retrains of the same subsets
     runs: int  # retrains averaged per subset
     value: float  # the root of the reliability of their average
+    low: float = -np.inf  # ends of its 95 % interval over queries and subsets; 0 where the reliability may be 0
+    high: float = np.inf
+
+    @property
+    def known(self) -> bool:
+        """Whether the interval excludes zero; otherwise a share of the ceiling means nothing."""
+        return self.low > 0
 
 
 def ceiling(
@@ -139,10 +146,19 @@ def ceiling(
         if masks is None:
             raise InputError("a noise ceiling within groups also needs the subsets: pass masks")
         outputs = np.stack([within_groups(one, masks, groups) for one in outputs])
-    pairs = [spearman(outputs[one], outputs[other]).mean() for one in range(runs) for other in range(one)]
-    reliability = float(np.mean(pairs))
-    stepped = runs * reliability / (1 + (runs - 1) * reliability) if reliability > 0 else 0.0
-    return Ceiling(reliability, runs, float(np.sqrt(max(stepped, 0.0))))
+    pairs = [(outputs[one], outputs[other]) for one in range(runs) for other in range(one)]
+    reliability = float(np.mean([spearman(*pair).mean() for pair in pairs]))
+    draws = np.mean([lds_replicates(*pair) for pair in pairs], axis=0)  # equal seeds: the pairs share their draws
+    spread = widened(reliability, draws, int(outputs.shape[2]))
+    value, low, high = (_averaged(one, runs) for one in (reliability, spread.low, spread.high))
+    return Ceiling(reliability, runs, value, low, high)
+
+
+def _averaged(reliability: float, runs: int) -> float:
+    """The root of the reliability of an average of runs, from that of one."""
+    if reliability <= 0:
+        return 0.0
+    return 1.0 if np.isinf(reliability) else float(np.sqrt(runs * reliability / (1 + (runs - 1) * reliability)))
 
 
 def lds_estimate(

@@ -23,6 +23,7 @@ def lds_page(
     *,
     groups: Int[np.ndarray, " n"] | None = None,
     grouping: str = "class",
+    interval: float | None = None,
 ) -> EvaluationReport:
     """The LDS page, plain and within groups, from scores and outputs alone; verdicts compare within groups."""
     queries = outputs.shape[2]
@@ -41,6 +42,7 @@ def lds_page(
             facts += [(f"{name} within {grouping}", value) for name, value in limits]
             figures = {name: [*figures[name], *one.figures] for name, one in columns.items()}
             where = f" within {grouping}"
+    notes = [*notes, *_too_wide({name: columns[name] for name in scores}, interval, len(masks))]
     best = best_control({name: one.value for name, one in columns.items()}, controls)
     verdicts = {
         name: verdict(_ahead(columns[name], columns[best], queries), best + where)
@@ -89,12 +91,39 @@ def _lds_columns(
     for name, one in everything.items():
         sums, left = lds_sides(one, masks, outputs.mean(0), groups)
         value, draws = float(spearman(sums, left).mean()), lds_replicates(sums, left)
-        share = None if limit is None or limit.value == 0 else value / limit.value
+        share = None if limit is None or not limit.known else value / limit.value
         estimate = figure(first, widened(value, draws, int(outputs.shape[2])))
         found[name] = _LdsColumn((estimate, Figure(second, share)), value, draws)
     if limit is None:
         return [], found
-    return [("noise ceiling", f"{limit.value:.3f} (reliability of one retrain {limit.reliability:.3f})")], found
+    whole = (
+        f"{limit.value:.3f} [{limit.low:.3f}, {limit.high:.3f}] (reliability of one retrain {limit.reliability:.3f})"
+    )
+    if not limit.known:
+        whole += (
+            "; its interval holds zero, so that no share of it is given: two retrains of the same halves do not agree "
+            "(use more --subsets or --seeds, or train longer)"
+        )
+    return [("noise ceiling", whole)], found
+
+
+def _too_wide(columns: Mapping[str, _LdsColumn], interval: float | None, subsets: int) -> list[str]:
+    """A line on the widest interval of a method, if it is wider than asked; its width falls with the root of halves."""
+    if interval is None or not columns:
+        return []
+    widths = {
+        name: (one.figures[0].high - one.figures[0].low) / 2
+        for name, one in columns.items()
+        if one.figures[0].low is not None and one.figures[0].high is not None
+    }
+    widest = max(widths, key=lambda name: widths[name], default=None)
+    if widest is None or widths[widest] <= interval:
+        return []
+    needed = int(np.ceil(subsets * (widths[widest] / interval) ** 2))
+    return [
+        f"the interval of {widest} is +-{widths[widest]:.3f}, wider than the +-{interval:g} that was asked for: about "
+        f"{needed} halves would do (--subsets {needed})"
+    ]
 
 
 def _ahead(ours: _LdsColumn, theirs: _LdsColumn, queries: int) -> Estimate:

@@ -76,8 +76,9 @@ def measure_lds(subject: Experiment) -> EvaluationReport:
         scores = with_controls(found.scores, found.controls)
         write_bank(request.arrays, subject, scores, found.masks, found.outputs, groups)
     return lds_page(
-        found.scores, found.controls, found.masks, found.outputs, found.notes, groups=groups, grouping=grouping
-    )
+        found.scores, found.controls, found.masks, found.outputs, found.notes, groups=groups, grouping=grouping,
+        interval=request.interval,
+    )  # fmt: skip
 
 
 def lds_inputs(subject: Experiment) -> LdsInputs:
@@ -96,8 +97,9 @@ def lds_inputs(subject: Experiment) -> LdsInputs:
     with one_thread():
         retrains.outputs([half], "timing one retrain")
         sized = lds_size(
-            request.budget, _typical(retrains), queries, workers=request.workers, seeds=seeds, subsets=request.subsets
-        )
+            request.budget, _typical(retrains), queries, workers=request.workers, seeds=seeds,
+            subsets=request.subsets, interval=request.interval,
+        )  # fmt: skip
         request.say(f"will run {sized.said}")
         told = deterministic(retrains, seeds, averaged=True)
         masks = subset_masks(size, sized.subsets, request.seed, groups=strata)

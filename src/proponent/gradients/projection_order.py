@@ -84,7 +84,7 @@ def sampled_products(
 
 
 def _calls(computer: GradientComputer, one: tuple[Encoded, int]) -> Calls:
-    ((captured, _),) = computer.calls([one[0]], [one[1]])
+    ((captured, _),) = computer.calls(computer.completed([one[0]]), [one[1]])
     return captured.calls or {}
 
 

@@ -19,6 +19,8 @@ from proponent.types import CheckpointId
 
 RECORD_FILE = "proponent_recorder.json"
 MOMENTS_FILE = "proponent_moments.safetensors"
+TRAINING = "training"
+"""The mark of one training, in the Recorder's record of a checkpoint and in its second moments."""
 _NUMBERED = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 MOST_STEPS = 10**9
 """Steps of one training are below this number."""

@@ -19,7 +19,7 @@ from proponent.disk import make_folder, write_bytes
 from proponent.errors import RunError
 from proponent.models.batch_record import BatchRecorder
 from proponent.models.change_watch import ChangeWatch
-from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, TRAINING
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import TrainerCallback
 from proponent.models.run_files import StoredName, read_settings
@@ -244,12 +244,12 @@ class Recorder(TrainerCallback):
             "learning_rates": self._rates,
             "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
             "seed": int(args.seed),
-            "training": self._mark,
+            TRAINING: self._mark,
         }
         if self.moments != "none":
             moments = second_moments(model, optimizer, every=self.moments == "all")
             if moments:
-                write_tensors(folder / MOMENTS_FILE, moments)
+                write_tensors(folder / MOMENTS_FILE, moments, {TRAINING: self._mark})
         _write(folder / RECORD_FILE, record)
         if self.half:
             for path in sorted(folder.glob("*.safetensors")):

@@ -13,21 +13,36 @@ from torch import Tensor, nn
 from proponent.errors import InputError, MismatchError
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
+from proponent.models.checkpoints import RECORD_FILE, TRAINING
+from proponent.models.former import recorded
 from proponent.models.placement import device_of, host
 from proponent.models.run_files import DOOR, MOST_WEIGHTS, home_of, weights_file
+from proponent.models.settings import read_settings
 from proponent.preconditioners.base import CheckpointFiles
 from proponent.preconditioners.batches import Arrays, Computer, Parts, TextBatch
 from proponent.tensors import TensorSlices, read_tensors
 
 
 def refuse_missing(checkpoint: CheckpointFiles, method: str, source: str, *, by_layer: bool) -> None:
-    """Refuse a checkpoint without the second moments that a method needs."""
+    """Refuse a checkpoint without the second moments that a method needs, or with those of another training."""
     if by_layer:
-        _layers_file(checkpoint, method, source)
+        _refuse_foreign(checkpoint, _layers_file(checkpoint, method, source))
     elif source == "optimizer":
         _optimizer_file(checkpoint)
     else:
-        _table_file(checkpoint, method)
+        _refuse_foreign(checkpoint, _table_file(checkpoint, method))
+
+
+def _refuse_foreign(checkpoint: CheckpointFiles, path: Path) -> None:
+    """Refuse moments whose mark is not that of the checkpoint; earlier versions wrote none."""
+    record = recorded(checkpoint.path, RECORD_FILE)
+    wanted = read_settings(record).get(TRAINING) if record.is_file() else None
+    found = TensorSlices(path).metadata.get(TRAINING)
+    if wanted and found and wanted != found:
+        raise MismatchError(
+            f"{path} holds second moments of another run: {record.name} beside it was written by a different "
+            "training; restore the file of this run, or choose --second-moment estimate"
+        )
 
 
 def of_table(checkpoint: CheckpointFiles, method: str, source: str, shape: tuple[int, int]) -> Float[np.ndarray, "v d"]:

@@ -28,7 +28,7 @@ from proponent.disk import write_bytes
 from proponent.errors import InputError, RunError
 from proponent.models import Batch, Encoded, Run
 from proponent.models.adapters import adapter_settings, base_of
-from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
+from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, TRAINING
 from proponent.models.counting import homes
 from proponent.models.encoding import Encoder
 from proponent.models.example_weights import refuse_missing_weights
@@ -358,17 +358,20 @@ def write_run(
         passed = track(range(count), total=count, label="training the scored run", unit="checkpoints", quiet=quiet)
         next(passed)
 
+        mark = f"{hashlib.sha256(loop.identity.encode()).hexdigest()[:16]}-{seed}"
+
         def watch(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
             step = number + 1
             at = folder / f"checkpoint-{step}"
             moments = second_moments(model, optimizer, every=True)
             rate = max(float(group["lr"]) for group in optimizer.param_groups) or settings.learning_rate
             record = {"version": 1, "step": step, "learning_rate": rate, "learning_rates": [rate], "seed": seed}
+            record[TRAINING] = mark
             noted = json.dumps(record | {"optimizer": settings.optimizer}).encode()
 
             def further(home: Path) -> None:
                 if moments:
-                    write_tensors(home / MOMENTS_FILE, moments)
+                    write_tensors(home / MOMENTS_FILE, moments, {TRAINING: mark})
                 write_bytes(home / RECORD_FILE, noted)
 
             save_model(at, model, problem.run.tokenizer, further=further, replace=True)
