@@ -113,6 +113,7 @@ def main() -> None:
     record = {
         "date": harness.today(),
         "machine": f"{platform.machine()}, one thread",
+        "environment": harness.environment(),
         "versions": {"proponent": proponent.__version__, "torch": torch.__version__, "numpy": np.__version__},
         "train": TRAIN,
         "queries": QUERIES,

@@ -37,7 +37,7 @@ class Record:
         versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
         versions["transformers"] = transformers.__version__
         self.content: dict[str, Any] = {"date": harness.today(), "machine": harness.machine(), "device": name}
-        self.content |= {"versions": versions, "failed": []}
+        self.content |= {"environment": harness.environment(), "versions": versions, "failed": []}
 
     def add(self, section: str, name: str, figures: Any) -> None:
         """One figure or several."""

@@ -6,6 +6,7 @@ Imports only the standard library and numpy at module level, so that the peers' 
 import argparse
 import csv
 import gzip
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -65,6 +66,18 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
+def environment() -> dict[str, Any]:
+    """What a record says of host and versions, so that it can be compared with another."""
+    names = ("proponent", "torch", "transformers", "numpy", "peft", "trl")
+    versions = {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name) is not None}
+    return {
+        "host": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "versions": {"python": platform.python_version()} | versions,
+        "command": " ".join(Path(word).name for word in sys.argv),  # folders are those of one machine
+    }
+
+
 def write_json(path: Path, record: Any) -> None:
     """Write a record."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +86,7 @@ def write_json(path: Path, record: Any) -> None:
 
 def write_record(folder: Path, name: str, record: dict[str, Any], about: str = "one thread") -> None:
     """Print and write a record under today's date, with the machine."""
-    record = {"date": today(), "machine": f"{machine()}, {about}", **record}
+    record = {"date": today(), "machine": f"{machine()}, {about}", "environment": environment(), **record}
     print(json.dumps(record, indent=1))
     write_json(folder / f"{record['date']}-{name}.json", record)
 

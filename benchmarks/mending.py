@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from harness import arguments, command, encoder_folder, machine, read_csv, today, write_json
+from harness import arguments, command, encoder_folder, environment, machine, read_csv, today, write_json
 
 from proponent.version import __version__
 
@@ -70,7 +70,14 @@ def main() -> None:
                 )  # fmt: skip
             found.append({"seed": seed, "method": method, **json.loads(page.read_text(encoding="utf-8"))})
     settings = {key: value for key, value in vars(args).items() if isinstance(value, int | float | str)}
-    record = {"date": today(), "version": __version__, "machine": machine(), "settings": settings, "mended": found}
+    record = {
+        "date": today(),
+        "version": __version__,
+        "machine": machine(),
+        "environment": environment(),
+        "settings": settings,
+        "mended": found,
+    }
     write_json(args.out / f"{today()}-mending.json", record)
 
 

@@ -127,7 +127,7 @@ def notebook(record: Record) -> str:
     """The job of the authors' notebook."""
     rows: list[list[object]] = []
     for name, value in record.items():
-        if name not in {"date", "machine"}:
+        if name not in {"date", "machine", "environment"}:
             told = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else value
             rows.append([name, told])
     return f"{record['machine']}.\n\n" + table(["what", "value"], rows)
@@ -157,6 +157,22 @@ def aims_of_forecast(record: Record) -> Iterator[Aim]:
             yield f"forecast within 30 %: {what}, {case['case']}", f"x {ratio}", NEAR[0] <= ratio <= NEAR[1]
 
 
+def orders(record: Record) -> str:
+    """Rankings under a random projection."""
+    rows = [
+        [model, method, *(f"{one['mean']:.3f} ({one['lowest']:.3f})" for one in widths.values())]
+        for model, methods in record["models"].items()
+        for method, widths in methods.items()
+    ]
+    first = next(iter(next(iter(record["models"].values())).values()))
+    told = (
+        f"Rank correlation with the scores of gradients that are kept in full, mean over {record['queries']} queries "
+        f"(lowest), {record['rows']} AG News rows, two layers of width {record['width']}. The vocabulary's tables are "
+        f"exact in both, or left out of both (`ekfac`). {record['machine']}.\n\n"
+    )
+    return told + table(["model", "method", *(f"p = {p}" for p in first)], rows)
+
+
 PAGES: dict[str, tuple[str, Callable[[Record], str], Callable[[Record], Iterator[Aim]] | None]] = {
     "index-cost": ("What an index costs", cost, aims_of_cost),
     "search-scale-fp32": ("Search against the number of examples", search, aims_of_search),
@@ -164,6 +180,7 @@ PAGES: dict[str, tuple[str, Callable[[Record], str], Callable[[Record], Iterator
     "row-kinds": ("What shorter rows cost", kinds, None),
     "memory": ("Peak memory against the number of examples", memory, aims_of_memory),
     "notebook-job": ("The job of the authors' notebook", notebook, aims_of_notebook),
+    "projection-orders": ("What a random projection does to rankings", orders, None),
     "forecast": ("Forecast by `proponent plan` and actual figures", forecast, aims_of_forecast),
 }
 

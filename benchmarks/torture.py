@@ -144,7 +144,7 @@ def write(options: argparse.Namespace, suites: dict[str, dict[str, Any]]) -> Non
     date = harness.today()
     path = options.out / f"{date}-torture.json"
     held = json.loads(path.read_text(encoding="utf-8"))["suites"] if path.is_file() else {}
-    record = {"date": date, "machine": harness.machine(), "suites": held | suites}
+    record = {"date": date, "machine": harness.machine(), "environment": harness.environment(), "suites": held | suites}
     harness.write_json(path, record)
     lines = [
         "# Faults",

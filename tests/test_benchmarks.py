@@ -149,6 +149,47 @@ INNER = {
 """Inner attributes that a script reads: the solver's parts; a search without the queries' gradients."""
 
 
+FORMULAS = {
+    "vmap", "grad", "jacrev", "jacfwd", "hessian", "functional_call", "solve", "inv", "pinv", "eigh", "eigvalsh", "svd",
+    "lstsq", "cholesky", "einsum", "exp_avg_sq",
+}  # fmt: skip
+"""Names by which a script would compute gradients, curvature or a preconditioner of its own."""
+
+ORACLES = {
+    "acceptance_fastif.py": "the head's dense Hessian, which FastIF's solver is compared with",
+    "projections.py": "TRAK's kernel in plain numpy, which an index is compared with",
+    "search_scale.py": "products of all pairs, which the search is compared with",
+    "peers/peer_dattri.py": "how that library calls a model",
+    "peers/same_traker.py": "TRAK's own formula on its own features",
+    "fidelity/record_f.py": "the main axis of the mixtures, which is no score",
+    "fidelity/record_a.py": "Adam's own moments, for the scores of cnn_scores.py",
+    "fidelity/cnn_scores.py": "the CNN of records A and C has no index; docs/fidelity.md marks their scores",
+}
+"""Scripts that hold a formula, and what it is for: everything else measures what the library computes."""
+
+
+def formulas(path: Path) -> set[str]:
+    """Names of formulas that a script uses."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        name = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "name", None)
+        text = node.value if isinstance(node, ast.Constant) else name
+        found |= {text} & FORMULAS if isinstance(text, str) else set()
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_holds_no_formula_of_a_method(name: str):
+    """A copy would measure something else than what ships; an oracle is named as one."""
+    assert bool(formulas(FOLDER / name)) == (name in ORACLES)
+
+
+def test_the_search_for_formulas_can_fail(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text("import numpy as np\nx = np.linalg.solve(a, b)\ny = state['exp_avg_sq']\nz = 'solve it'\n")
+    assert formulas(script) == {"solve", "exp_avg_sq"}
+
+
 def wanted(path: Path) -> list[tuple[str, str | None]]:
     """Modules of the library that a script imports, with the names that it takes of them; texts of programs too."""
     found: list[tuple[str, str | None]] = []
@@ -234,6 +275,13 @@ RUNS = {
     "gpu": ["gpu.py --device cpu --smoke --out {out}"],
     "index_cost": ["index_cost.py --data {data} --texts 24 --repeats 1 --out {out}"],
     "search_scale": ["search_scale.py --sizes 200 --width 8 --repeats 1 --folder {tmp}/s --out {out}"],
+    "projection_orders": [
+        "projection_orders.py --data {data} --rows 24 --queries 2 --epochs 1 --width 16 --length 16 --out {out}",
+    ],
+    "one_norm": [
+        "fidelity/one_norm.py --data {data} --cache {tmp}/n --rows 40 --queries 4 --subsets 20 --epochs 1 --length 16 "
+        "--checkpoints 2 --runs 2 --out {out}",
+    ],
     "row_kinds": ["row_kinds.py --data {data} --rows 60 --queries 16 --out {out}"],
     "notebook_job": ["notebook_job.py --data {data} --texts 330 --queries 3 --out {out}"],
     "memory": ["memory.py --sizes 60 --folder {tmp}/m --out {out}"],
@@ -387,6 +435,13 @@ def test_smoke(name: str, data: Path, tmp_path: Path):
     records = run_all(RUNS[name], data, tmp_path)
     assert all("date" in record for record in records)
     assert records or name == "same"
+    for record in records:
+        said = record["environment"]
+        assert isinstance(said, dict)
+        assert {"host", "cores", "versions", "command"} <= said.keys()
+        assert {"python", "proponent", "torch", "transformers"} <= said["versions"].keys()
+        if "record" in record:  # of fidelity
+            assert record["initial"]
 
 
 @pytest.mark.benchmarks

@@ -62,6 +62,10 @@ def test_lds_says_what_it_will_run_and_what_it_found(news: tiny.Tiny, asked: Pat
     facts = dict(page["facts"])
     assert facts["retrains"] == "40"
     assert "noise ceiling" in facts
+    assert "cores" in facts["machine"]
+    assert facts["versions"].startswith("proponent ")
+    assert facts["seeds"] == "0 (halves, held-out rows and controls), 1001 and on (scored runs)"
+    assert facts["initial weights"] == "fresh: drawn from the configuration by the seed of each training"
     assert "null retrain: two trainings on all rows agree" in page["notes"][-1]
     assert "| tracin-we |" in (tmp_path / "page.md").read_text()
     assert "<script" not in (tmp_path / "page.html").read_text()

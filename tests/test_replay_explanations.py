@@ -16,6 +16,7 @@ from proponent.dynamics.derivative import Smoothness
 from proponent.dynamics.explain import explain_run
 from proponent.dynamics.loops import Query
 from proponent.dynamics.replay_engine import Replay
+from proponent.dynamics.several_runs import single_runs
 from proponent.errors import InputError
 from proponent.method_table import stored_method
 from proponent.models import Run
@@ -79,6 +80,29 @@ def test_several_queries_share_a_replay(recorded: tuple[Path, Path]):
     assert [hit.id for hit in both[1].proponents] == [hit.id for hit in alone.proponents]
     assert both[0].baselines == {}
     assert document(*both).count("need not sum") >= 2
+
+
+def test_joined_runs_are_replayed_one_by_one(recorded: tuple[Path, Path], tmp_path: Path):
+    run, data = recorded
+    other = test_replay.made(tmp_path / "other", max_steps=20, save_steps=20, seed=5)
+    examples, queries = read(data), [Example("a", 0, TEXT, "World")]
+    singles = [Run.from_pretrained(one) for one in (run, other)]
+    how = {"k": 60, "quiet": True, "baselines": False}
+    (both,) = explain_run(Run.join(singles), examples, queries, **how)
+    total: dict[str, float] = {}
+    for one in singles:
+        (answer,) = explain_run(one, examples, queries, **how)
+        for hit in (*answer.proponents, *answer.opponents):
+            total[hit.id] = total.get(hit.id, 0.0) + hit.score
+    found = {hit.id: hit for hit in (*both.proponents, *both.opponents)}
+    assert found
+    for name, hit in found.items():
+        assert hit.score == pytest.approx(total[name], rel=1e-4, abs=1e-9)
+    assert "scores are summed over 2 runs" in both.notes
+    assert both.checkpoints[0].rule.endswith("in each of 2 runs")
+    assert [one.path for one in single_runs(Run.join(singles))] == [run, other]
+    with pytest.raises(InputError, match="was given twice"):
+        Run.join([singles[0], Run.from_pretrained(run)])
 
 
 def test_a_language_model_is_explained_too(tmp_path: Path):

@@ -88,6 +88,11 @@ def ends(one: dict) -> tuple[float, float, float]:
     return one["value"], one["low"], one["high"]
 
 
+def of_ceiling(one: dict) -> str:
+    """The share of the ceiling; none where the ceiling may be zero."""
+    return "-" if one["of_ceiling"] is None else f"{one['of_ceiling']:.2f}"
+
+
 def shown(one: dict) -> str:
     """A figure with its interval."""
     return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
@@ -101,7 +106,16 @@ def lds_part(name: str, title: str) -> list[str]:
     said, top = found["settings"], found["ceiling"]
     rows = sorted(found["lds"].items(), key=lambda item: -item[1]["four_runs"]["value"])
     picture = PLACE.docs / "fidelity" / f"{name}.svg"
-    drawn = [(NAMES.get(method, method), *ends(one["four_runs"]), method in CONTROLS) for method, one in rows]
+    several = said["runs"] > 1
+    alone = {
+        method
+        for method, one in rows
+        if several and method not in CONTROLS and one["one_run"]["value"] == one["four_runs"]["value"]
+    }
+    drawn = [
+        (NAMES.get(method, method) + " (one run)" * (method in alone), *ends(one["four_runs"]), method in CONTROLS)
+        for method, one in rows
+    ]
     bars(picture, title, drawn, f"LDS, {said['runs']} runs summed")
     lines = [
         f"### {title}", "",
@@ -120,9 +134,10 @@ def lds_part(name: str, title: str) -> list[str]:
         each = one.get("runs")
         cells.append([
             NAMES.get(method, method) + (" (control)" if method in CONTROLS else ""),
-            *map(shown, (one["one_run"], one["four_runs"])), f"{one['four_runs']['of_ceiling']:.2f}",
+            shown(one["one_run"]), "one run only" if method in alone else shown(one["four_runs"]),
+            "-" if method in alone else of_ceiling(one["four_runs"]),
             f"{each['mean']:.3f} +- {each['sd']:.3f}" if each else "-",
-            shown(lead[method]) if method in lead else "-",
+            shown(lead[method]) if method in lead and method not in alone else "-",
         ])  # fmt: skip
     heads = ["method", "1 run", f"{said['runs']} runs summed", "of the ceiling", "single runs, mean and spread"]
     return [*lines, table([*heads, "default minus this"], cells), *costs(found)]
@@ -345,6 +360,11 @@ def main() -> None:
         "[evaluation.md](evaluation.md), what the numbers mean for the papers' claims in "
         "[findings.md](findings.md). This page is",
         "generated from the JSON by `benchmarks/fidelity/pictures.py`. 95 % intervals in brackets.",
+        "",
+        "Records A and C score a plain CNN, which has no index: their scores are those of the script",
+        "`cnn_scores.py`, put together from the library's parts, and not of the public API. All other records score",
+        "by indexes. In the records of 2026-11-25 and 2026-11-26 controls that read a model (`tfidf-label`,",
+        "`embedding`) read that of one run; a method that was scored on one run is not set against sums of four.",
         "",
         "Rows with unit norm in records A and C were measured with training gradients scaled by the norm of",
         "g / (v + eps)^(1/4). The library scales by the norm of g / sqrt(v + eps), and so do the scripts now; those",

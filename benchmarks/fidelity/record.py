@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from data import Task
-from harness import RESULTS, add_defaults, today, write_json
+from harness import ENCODER, RESULTS, add_defaults, environment, today, write_json
 
 import proponent
 from proponent.baselines import Baselines, Texts
 from proponent.evaluate import RetrainJob, Retrains, ceiling, lds, lds_replicates, subset_masks, widened
+
+INITIAL = f"weights of {ENCODER}, with a fresh head drawn by the seed"
 
 
 def arguments(doc: str, *, cache: bool = True, **defaults: float | str) -> argparse.ArgumentParser:
@@ -58,6 +60,7 @@ def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: n
     """LDS and its share of the ceiling for every method, and the paired difference from the best control."""
     # Per method: the scores of one run, their sum over all runs, and, if given, those of every run. `best`, which is
     # the default, is compared in pairs with everything else.
+    # A share of a ceiling whose interval holds zero says nothing and is left out.
     top, mean = ceiling(outputs), outputs.mean(0)
     table: dict[str, dict] = {}
     draws: dict[tuple[str, int], np.ndarray] = {}
@@ -69,7 +72,7 @@ def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: n
             draws[name, runs] = lds_replicates(sums, mean)
             estimate = widened(value, draws[name, runs], mean.shape[1])
             table.setdefault(name, {})[runs] = estimate.to_dict() | {
-                "of_ceiling": value / top.value if top.value else None
+                "of_ceiling": value / top.value if top.known else None
             }
         if each:
             table[name]["runs"] = {"each": each, "mean": float(np.mean(each)), "sd": float(np.std(each, ddof=1))}
@@ -88,7 +91,8 @@ def lds_table(scores: dict[str, list[np.ndarray]], masks: np.ndarray, outputs: n
     }  # fmt: skip
     return {
         "default": best, "default_over_four_runs_minus": lead,
-        "ceiling": {"reliability": top.reliability, "runs": top.runs, "value": top.value},
+        "ceiling": {"reliability": top.reliability, "runs": top.runs, "value": top.value, "low": top.low,
+                    "high": top.high},
         "subsets": len(masks), "queries": mean.shape[1], "retrains": int(outputs.shape[0] * outputs.shape[1]),
         "retrain_noise": float(outputs.std(0, ddof=1).mean()), "lds": table,
     }  # fmt: skip
@@ -114,7 +118,9 @@ def keep(args: Namespace, record: str, result: dict) -> None:
     }
     whole = {
         "record": record, "date": today(), "proponent": proponent.__version__, "torch": torch.__version__,
-        "device": f"CPU ({platform.machine()}), one thread per training", "settings": said, **result,
+        "device": f"CPU ({platform.machine()}), one thread per training", "environment": environment(),
+        "initial": INITIAL if said.get("model") == "minilm" else "fresh: drawn from the configuration by the seed",
+        "settings": said, **result,
     }  # fmt: skip
     path = args.out or RESULTS / f"{today()}-fidelity-{record.lower()}-{said.get('what', 'table')}.json"
     write_json(path, whole)

@@ -100,10 +100,12 @@ class Setting:
         each = {name: [one[name] for one in runs] for name in names}
         found = {name: [ones[0], np.sum(ones, axis=0), *ones] for name, ones in each.items()}
         with one_thread():
-            model = self.loop(keep_places=False).fit(np.arange(len(self.problem.labels)), SCORED_SEEDS[0])
-        return found | {
-            name: [one, one] for name, one in controls(self.task, self.signals(model), self.features(model)).items()
-        }
+            models = [
+                self.loop(keep_places=False).fit(np.arange(len(self.problem.labels)), seed)
+                for seed in SCORED_SEEDS[: self.args.runs]
+            ]
+        known = [controls(self.task, self.signals(model), self.features(model)) for model in models]
+        return found | {name: [known[0][name], np.sum([one[name] for one in known], axis=0)] for name in known[0]}
 
     def signals(self, model) -> tuple[np.ndarray, np.ndarray]:
         """Class probabilities of the training set and of the queries."""

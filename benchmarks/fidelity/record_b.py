@@ -49,8 +49,6 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "fastif": ("fastif", {"depth": 100, "runs": 1}),
 }
 """Of further methods."""
-ONE_RUN = ("fastif",)
-"""Every query is a solve of its own: one run is scored."""
 FURTHER = ("tracin-sec", "tracin-all", "grad-cos", "influence-last", "representer", "trackstar", "datainf", "ekfac")
 DELETED = ("tracin-we-adam unit-norm", "tracin-last", "tfidf-sign", "tracin-we")
 METHOD = "tracin-we-adam unit-norm"
@@ -155,15 +153,14 @@ class Setting:
         seeds = SCORED_SEEDS[: self.args.runs]
         found: dict[str, list[np.ndarray]] = {}
         for name in (*METHODS, *self.args.further):
-            runs = [self.scored(name, seed) for seed in seeds[: 1 if name in ONE_RUN else None]]
+            runs = [self.scored(name, seed) for seed in seeds]
             found[name] = [runs[0], np.sum(runs, axis=0), *(runs if len(runs) > 1 else ())]
-        p, hidden = self.signals
-        return found | {name: [one, one] for name, one in controls(self.task, p, hidden).items()}
+        each = [controls(self.task, *self.signals(seed)) for seed in seeds]  # as many runs as the methods
+        return found | {name: [each[0][name], np.sum([one[name] for one in each], axis=0)] for name in each[0]}
 
-    @cached_property
-    def signals(self):
-        """Class probabilities and mean hidden states at the end of the first run, of training set and queries."""
-        run = write_run(self.loop(keep_places=False), self.home / f"run-{SCORED_SEEDS[0]}", SCORED_SEEDS[0])
+    def signals(self, seed: int):
+        """Class probabilities and mean hidden states at the end of a run, of training set and queries."""
+        run = write_run(self.loop(keep_places=False), self.home / f"run-{seed}", seed)
         model, encoder = run.load(run.checkpoints[-1]), run.encoder(self.args.length)
         made: list[tuple[np.ndarray, np.ndarray]] = []
         for examples in (self.task.train, self.task.queries):
@@ -199,7 +196,7 @@ def more_runs(setting: Setting) -> dict:
     mean = outputs.mean(0)
     with one_thread():
         scores = [setting.scored(METHOD, SCORED_SEEDS[0] + at) for at in range(setting.args.runs)]
-        known = controls(setting.task, *setting.signals)
+        known = controls(setting.task, *setting.signals(SCORED_SEEDS[0]))
     rivals = {name: _drawn(known[name], masks, mean) for name in ("tfidf-sign", "bm25-sign")}
     table: dict[str, dict] = {}
     for count in (one for one in (1, 2, 4, 8, 12) if one <= len(scores)):

@@ -135,7 +135,7 @@ def opened(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
         record = json.loads(file.read_text(encoding="utf-8"))
         if {name: record.get(name) for name in facts} == facts:
             return file, record
-    return file, {"date": date, **facts, "variants": {}, "growth": {}}
+    return file, {"date": date, **facts, "environment": harness.environment(), "variants": {}, "growth": {}}
 
 
 def run_one(variant: Variant, work: Path, options: argparse.Namespace) -> dict[str, Any]:

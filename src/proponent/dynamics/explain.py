@@ -1,6 +1,7 @@
 """Explanations by a method with its own loop: from a run and its training set, without an index."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -8,6 +9,7 @@ from jaxtyping import Int
 from proponent.baselines import Baselines, Texts
 from proponent.data import Examples
 from proponent.dynamics.loops import LoopScorer, Query, score_function
+from proponent.dynamics.several_runs import summed
 from proponent.errors import InputError
 from proponent.gradients.computer import NO_GRADIENTS, GradientComputer
 from proponent.index.baseline_scores import baseline_hits
@@ -61,7 +63,8 @@ def explain_run(
     batch.add_gradients(last.id, computer, 1, QueryPreconditioner(computer.method, (), lambda _: {}))
     labels = label_numbers(run, examples)
     given = [Query(one, number) for one, number in zip(queries, batch.labels, strict=True)]
-    found = score(run, examples, given, max_length=max_length, quiet=quiet, **spec.settings)
+    how: dict[str, Any] = {"max_length": max_length, "quiet": quiet} | spec.settings
+    found = summed(run, lambda one: score(one, examples, given, **how))
     if say is not None and found.summary:
         say(found.summary)
     source = ExplanationSource(

@@ -36,6 +36,9 @@ from proponent.types import Example
 _BATCH = 64
 DEFAULT_METHODS = ("tracin-we", "tracin-we-adam+unit-norm", "tracin-last")
 UNIT_NORM = "+unit-norm"
+SCORED_SEED = 1001
+"""Seed of the first scored run: distinct from every retrain's seed."""
+
 ONE_CHECKPOINT = (
     "the run keeps a single checkpoint, and all scores rest on it: on other runs several checkpoints gave higher "
     "figures (docs/evaluation.md, one checkpoint); train with --checkpoints 10, or 3 for fine-tuning"
@@ -140,7 +143,7 @@ class Experiment:
         loop = self.loop(keep_places=False)
         digest = hashlib.sha256(loop.identity.encode()).hexdigest()[:16]
         home = self.request.cache / "runs" / digest
-        seeds = range(1001, 1001 + self.request.runs)  # distinct from every retrain's seed
+        seeds = range(SCORED_SEED, SCORED_SEED + self.request.runs)
         count = len(self.request.run.checkpoints)  # as many as the user's run, whose checkpoints would be indexed
         return [
             write_run(loop, home / f"{count}-checkpoints-{seed}", seed, checkpoints=count, quiet=self.request.quiet)
@@ -164,12 +167,15 @@ class Experiment:
         }
 
     def control_scores(self) -> dict[str, Float[np.ndarray, "q n"]]:
-        """Score the training set by the controls."""
-        train, losses = self._seen(self.problem.train)
-        queries, _ = self._seen(self.problem.queries)
-        found, missing = controls(train, queries, losses)
-        self.notes += [line for line in missing if line not in self.notes]
-        return found
+        """Score the training set by the controls, summed over the runs as the methods are."""
+        each: list[dict[str, Float[np.ndarray, "q n"]]] = []
+        for run in self.scored_runs:
+            train, losses = self._seen(self.problem.train, run)
+            queries, _ = self._seen(self.problem.queries, run)
+            found, missing = controls(train, queries, losses)
+            self.notes += [line for line in missing if line not in self.notes]
+            each.append(found)
+        return {name: np.sum([one[name] for one in each], axis=0) for name in each[0]}
 
     def _scores(self, run: Run, name: str) -> Float[np.ndarray, "q n"]:
         named, changes = known_method(name)
@@ -207,9 +213,8 @@ class Experiment:
             train, queries = ([replace(one, label=None) for one in some] for some in (train, queries))
         return build(run, train, at, method, **how).scores(queries)
 
-    def _seen(self, examples: Sequence[Example]) -> tuple[Texts, Float[np.ndarray, " n"]]:
-        """Inputs of the controls, from the last checkpoint of the first scored run."""
-        run = self.scored_runs[0]
+    def _seen(self, examples: Sequence[Example], run: Run) -> tuple[Texts, Float[np.ndarray, " n"]]:
+        """Inputs of the controls, from the last checkpoint of a scored run."""
         problem = replace(self.problem, queries=examples)
         model = run.load(run.checkpoints[-1])
         encoder = run.encoder(self.problem.max_length, counting=self.problem.counting)

@@ -1,13 +1,16 @@
 """Measure a metric by name, with options as users write them."""
 
+import os
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from importlib.metadata import version
 from typing import Any
 
 from proponent.data import Examples
 from proponent.errors import InputError
 from proponent.evaluate.cancellation import measure_cancellation
-from proponent.evaluate.experiment import EvaluationRequest, Experiment, with_noise
+from proponent.evaluate.experiment import SCORED_SEED, EvaluationRequest, Experiment, with_noise
 from proponent.evaluate.label_noise import wrong_labels
 from proponent.evaluate.metrics import (
     measure_deletion,
@@ -17,6 +20,7 @@ from proponent.evaluate.metrics import (
     measure_tail_patch,
 )
 from proponent.suggest import nearest
+from proponent.training.rerun import FRESH
 from proponent.training.schedule import Settings
 from proponent.views.evaluation import EvaluationReport
 
@@ -32,18 +36,36 @@ def measure(
 ) -> EvaluationReport:
     """Measure one metric; some need a noise share, or a column of the data or of the queries."""
     if metric == "cancellation":
-        return measure_cancellation(request)
+        return _made_by(measure_cancellation(request), request, None)
     if metric == "facts":
         gold = _gold(request, gold_column)
-        return measure_facts(Experiment(replace(request, points=len(gold))), gold)
-    if metric == "mislabel":
+        subject = Experiment(replace(request, points=len(gold)))
+        page = measure_facts(subject, gold)
+    elif metric == "mislabel":
         truth = _truth(request, truth_column)
         subject = Experiment(request)
-        return measure_noise(subject, wrong_labels(subject.problem.train, truth), planted=False)
-    if metric == "ndr":
+        page = measure_noise(subject, wrong_labels(subject.problem.train, truth), planted=False)
+    elif metric == "ndr":
         subject, wrong = with_noise(request, noise)
-        return measure_noise(subject, wrong, planted=True)
-    return _PLAIN[metric](Experiment(request))
+        page = measure_noise(subject, wrong, planted=True)
+    else:
+        subject = Experiment(request)
+        page = _PLAIN[metric](subject)
+    return _made_by(page, request, subject.problem.initial)
+
+
+def _made_by(page: EvaluationReport, request: EvaluationRequest, initial: str | None) -> EvaluationReport:
+    """Add what is needed to compare the figures with others: machine, versions, seeds, initial weights."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("proponent", "torch", "transformers"))
+    facts = [
+        ("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"),
+        ("versions", f"{versions}, Python {platform.python_version()}"),
+        ("seeds", f"{request.seed} (halves, held-out rows and controls), {SCORED_SEED} and on (scored runs)"),
+    ]
+    if initial is not None:
+        drawn = "fresh: drawn from the configuration by the seed of each training"
+        facts.append(("initial weights", drawn if initial == FRESH else initial))
+    return replace(page, facts=(*page.facts, *facts))
 
 
 def _gold(request: EvaluationRequest, column: str) -> list[list[str]]:
