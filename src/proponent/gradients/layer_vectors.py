@@ -12,16 +12,13 @@ from proponent.gradients.layer_hooks import TokenWords
 from proponent.gradients.layer_selection import ORDINARY, Choice, TableRule, choose
 from proponent.gradients.model_parts import classifier_head, input_embedding, vocabulary_head
 from proponent.gradients.pairs import pair_words
-from proponent.gradients.projection import Projection
+from proponent.gradients.projection import WIDEST, Projection
 from proponent.method import Baseline, Gradients, Layers, Retaken, Term
 from proponent.method import Projection as ProjectionSpec
 from proponent.models import Encoded, Run
 
 SMALL = 32_768
 """Maximum number of layer parameters for which "auto" stores gradients in full."""
-
-WIDEST = 4096
-"""Largest side of a layer for which principal directions are computed; a wider one keeps a random projection."""
 
 PROJECTED = 32
 """Width to which "auto" projects each side of larger models' layers."""

@@ -18,6 +18,9 @@ from proponent.gradients.layer_rules import Block, OneHot
 from proponent.method_parts import Direction, EmbeddingRows
 from proponent.models.placement import host
 
+WIDEST = 4096
+"""Largest side of a layer for which principal directions are computed; a wider one keeps a random projection."""
+
 
 def compress(positions: Rows, kept: EmbeddingRows, special: Int[np.ndarray, " z"], head: Rows | None = None) -> Rows:
     """Convert one row per position, and a head's part by token and word, to one row per token and word."""

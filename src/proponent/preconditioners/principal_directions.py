@@ -16,7 +16,7 @@ from torch import Tensor
 
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, Left, OneHot
-from proponent.gradients.layer_vectors import WIDEST
+from proponent.gradients.projection import WIDEST
 from proponent.method import Gradients
 from proponent.method_parts import Projection
 from proponent.models.placement import host

@@ -357,7 +357,6 @@ def write_run(
         count = len(at_steps) or settings.epochs
         passed = track(range(count), total=count, label="training the scored run", unit="checkpoints", quiet=quiet)
         next(passed)
-
         mark = f"{hashlib.sha256(loop.identity.encode()).hexdigest()[:16]}-{seed}"
 
         def watch(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
@@ -366,8 +365,7 @@ def write_run(
             moments = second_moments(model, optimizer, every=True)
             rate = max(float(group["lr"]) for group in optimizer.param_groups) or settings.learning_rate
             record = {"version": 1, "step": step, "learning_rate": rate, "learning_rates": [rate], "seed": seed}
-            record[TRAINING] = mark
-            noted = json.dumps(record | {"optimizer": settings.optimizer}).encode()
+            noted = json.dumps(record | {"optimizer": settings.optimizer, TRAINING: mark}).encode()
 
             def further(home: Path) -> None:
                 if moments:
