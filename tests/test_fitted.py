@@ -195,7 +195,10 @@ def test_ekfac_over_all_linear_layers_keeps_signs(bert: Truth, tmp_path: Path) -
 @pytest.mark.parametrize("method", ["ekfac", "trackstar"])
 def test_the_word_embedding_is_a_layer_like_any_other(bert: Truth, tmp_path: Path, method: str) -> None:
     """And padding, which differs with the size of a batch, is none of its positions."""
-    rows, plain = bert.training, {"layers": "embeddings", "project": None, "preconditioner": "none", "damping": 0.1}
+    rows, plain = (
+        bert.training,
+        {"layers": "word_embeddings", "project": None, "preconditioner": "none", "damping": 0.1},
+    )
     found = [
         proponent.build(bert.folder, rows, tmp_path / str(size), method, quiet=True, batch_size=size, **plain)
         for size in (1, 16)

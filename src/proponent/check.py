@@ -84,8 +84,8 @@ class _Check:
             self._sign_test(),
             self._self_influence(alone),
             *self._layers(),
-            *self._projection(method),
             *self._coverage(),
+            *self._projection(method),
             *self._replay(max_length),
         )
 
