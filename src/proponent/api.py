@@ -9,6 +9,7 @@ from proponent.data import Columns, read
 from proponent.errors import InputError
 from proponent.index import Index, Options, default_method, summed
 from proponent.index import build as build_index
+from proponent.index.hit_words import WordsBy
 from proponent.index.planning import planned_batch_size
 from proponent.method import Method
 from proponent.method_table import stored_method
@@ -134,6 +135,7 @@ def open(  # noqa: A001 # the verb that users know
     kernel: Literal["numpy", "numba"] | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    words: WordsBy | None = None,
 ) -> Index:
     """Open a finished index; the model is loaded only for explaining a new text.
 
@@ -148,12 +150,14 @@ def open(  # noqa: A001 # the verb that users know
         device: where the model of a new text runs: cpu, cuda, cuda:N or mps; auto takes the first CUDA device, else
             the CPU.
         dtype: precision of the model; None for that of the index.
+        words: what the words of an answer are: "terms" (exact terms of the scored layers), "embedding" (word-embedding
+            terms) or "masked" (change when masked); None for the default of the method.
 
     Returns:
         The index.
 
     Raises:
-        InputError: there is no finished index.
+        InputError: there is no finished index, or its method does not have such words.
         DamagedError: its files are missing, truncated or changed.
     """
     return Index(
@@ -166,6 +170,7 @@ def open(  # noqa: A001 # the verb that users know
         kernel=kernel,
         device=device,
         dtype=dtype,
+        words=words,
     )
 
 

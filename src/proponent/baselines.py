@@ -185,6 +185,15 @@ class Baselines:
         return np.array(rows, dtype=np.float64).reshape(len(rows), size)
 
 
+def tfidf_weights(train: Sequence[str], texts: Sequence[str]) -> list[dict[str, float]]:
+    """TF-IDF weight of each word of each text, in lower case, with the idf of the training texts; texts of norm 1."""
+    vectorizer = _import("tfidf-label", "sklearn.feature_extraction.text").TfidfVectorizer(analyzer=lower_words)
+    if not texts or not any(lower_words(text) for text in train):
+        return [{} for _ in texts]
+    made, names = vectorizer.fit(train).transform(texts), vectorizer.get_feature_names_out()
+    return [{str(names[at]): float(one[0, at]) for at in one.indices} for one in map(made.getrow, range(len(texts)))]
+
+
 def held_out_losses(
     texts: Sequence[str], labels: Int[np.ndarray, " n"], folds: int = 5, seed: int = 0
 ) -> Float[np.ndarray, " n"]:

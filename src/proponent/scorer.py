@@ -7,6 +7,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from proponent.errors import InputError
+
 NOTHING_FOUND = "every score is zero: nothing to show"
 
 Queries = TypeVar("Queries", contravariant=True)
@@ -58,6 +60,14 @@ class Scorer(Protocol[Queries]):
     def compares_answers(self) -> bool:
         """Whether two answers to one question can be compared."""
         return self.linear
+
+    def words_are(self, queries: Queries) -> str | None:  # noqa: ARG002
+        """What the words of an answer to these queries are; None without words."""
+        return None
+
+    def take_words(self, by: str) -> None:
+        """Choose the definition of the words of answers."""
+        raise InputError(f"words={by}: this method has only one kind of words, or none: leave it out")
 
     def scores(self, queries: Queries, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
         """Score every training example; positive helped, NaN has no score."""

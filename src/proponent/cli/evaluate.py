@@ -24,13 +24,13 @@ from proponent.errors import InputError
 if TYPE_CHECKING:
     from proponent.evaluate.experiment import EvaluationRequest
 
-_METRICS = ("deletion", "lds", "ndr", "mislabel", "facts", "tailpatch", "cancellation")
+_METRICS = ("deletion", "lds", "ndr", "mislabel", "facts", "tailpatch", "words", "cancellation")
 
 
 def evaluate(
     run: RunFolder,
     data: Data,
-    metric: Annotated[str, typer.Option(help="deletion, lds, ndr, mislabel, facts, tailpatch or cancellation.")],
+    metric: Annotated[str, typer.Option(help="deletion, lds, ndr, mislabel, facts, tailpatch, words or cancellation.")],
     retraining: RetrainOptions,
     model: ModelOptions,
     columns: ColumnOptions,
@@ -45,6 +45,7 @@ def evaluate(
         typer.Option(metavar="MINUTES", help="Time budget for retraining; determines sample sizes."),
     ] = None,
     k: Annotated[str, typer.Option("-k", "--k", help="Numbers of training rows to delete.")] = "10,30,100",
+    words: Annotated[int, typer.Option(min=1, help="Words to take out of each row, for words.")] = 3,
     helped_only: Annotated[
         bool, typer.Option("--helped-only", help="Delete only rows that helped: half of the retrains.")
     ] = False,
@@ -83,7 +84,7 @@ def evaluate(
     _check_files(chosen, out, arrays, bank)
     sizes: dict[str, Any] = {"methods": listed(methods), "budget": budget, "points": points, "seeds": seeds}
     sizes |= {"ks": tuple(sorted(set(numbers("--k", k, "10,30,100")))), "subsets": subsets, "interval": interval}
-    sizes |= {"runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
+    sizes |= {"words": words, "runs": runs, "workers": workers, "groups": groups, "stratified": stratified}
     sizes |= {"arrays": arrays, "bank": bank, "sides": ("helped",) if helped_only else ("helped", "hurt")}
     request = _requested(run, data, queries, retraining, model, columns, output, sizes)
     from proponent.evaluate.measure import measure

@@ -185,6 +185,7 @@ class OpenOptions(IndexOptions):
     """How an index is opened for explanations."""
 
     partial: Annotated[bool, typer.Option("--partial", help="Allow an unfinished index.")] = False
+    words: Annotated[str | None, typer.Option(help="Words of an answer: terms, embedding or masked.")] = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from proponent.evaluate.deletion import SIDES, Side
 from proponent.evaluate.groups import GROUPINGS, row_groups
 from proponent.evaluate.kept_order import kept_order
 from proponent.evaluate.label_noise import plant
-from proponent.index import summed
+from proponent.index import Index, summed
 from proponent.method import Method
 from proponent.method_table import METHODS, stored_method
 from proponent.models import Run
@@ -63,6 +63,7 @@ class EvaluationRequest:
     subsets: int | None = None  # of an LDS; None derives them from the budget
     interval: float | None = None  # largest half-width of an LDS's interval; None for any
     groups: str = "auto"  # groups of an LDS within groups: class, source, format, length; auto chooses
+    words: int = 3  # words taken out of each row in a word removal
     stratified: bool = False  # halves of an LDS with fixed group counts
     runs: int = 1  # independently seeded scored runs, whose scores are summed
     workers: int = 1  # processes that retrain
@@ -178,16 +179,20 @@ class Experiment:
         return {name: np.sum([one[name] for one in each], axis=0) for name in each[0]}
 
     def _scores(self, run: Run, name: str) -> Float[np.ndarray, "q n"]:
+        return self.indexed(run, name).scores(self.asked)
+
+    def indexed(self, run: Run, name: str) -> Index:
+        """The index of a method by its name, built if it does not exist."""
         named, changes = known_method(name)
         method = stored_method(named, **changes)
         if named in METHODS:
             method = summed(method, run, layout_of(self.request.train))
             weighted = any(one.weight != 1 for one in self.problem.train)  # earlier versions left the weights out
             self._note_projection(run, name, method)
-            return self.scored(run, method, run.path / "indexes" / (f"{name}-weighted" if weighted else name))
+            return self.built(run, method, run.path / "indexes" / (f"{name}-weighted" if weighted else name))
         self._note_projection(run, name, method)
         digest = hashlib.sha256(method.model_dump_json().encode()).hexdigest()[:12]  # the file may change
-        return self.scored(run, method, run.path / "indexes" / f"{Path(named).stem}-{digest}")
+        return self.built(run, method, run.path / "indexes" / f"{Path(named).stem}-{digest}")
 
     def _note_projection(self, run: Run, name: str, method: Method) -> None:
         """Add a note if the method's random projection reorders its scores; measured on the first run."""
@@ -204,14 +209,27 @@ class Experiment:
 
     def scored(self, run: Run, method: Method, at: Path, *, quiet: bool = False) -> Float[np.ndarray, "q n"]:
         """Score the training set by an index."""
+        return self.built(run, method, at, quiet=quiet).scores(self.asked)
+
+    @property
+    def asked(self) -> Sequence[Example]:
+        """The queries as an index is asked; classes of texts are not asked for."""
+        return self.problem.queries if self._has_answers else [replace(one, label=None) for one in self.problem.queries]
+
+    @property
+    def _has_answers(self) -> bool:
+        task = self.request.run.task
+        return bool(self.problem.counting is not None or task.labels or task.answers)
+
+    def built(self, run: Run, method: Method, at: Path, *, quiet: bool = False) -> Index:
+        """Build an index of the training set, or open it."""
         chat = self.problem.counting is not None  # by the rules of the training, which may read more than the tokenizer
         length = self.request.max_length if chat else self.problem.max_length
         how: dict[str, Any] = {"max_length": length, "quiet": quiet or self.request.quiet}
-        train, queries = rows_like(self.problem.train, self.request.train), self.problem.queries
-        task = self.request.run.task
-        if not (chat or task.labels or task.answers):  # classes of texts are not asked for
-            train, queries = ([replace(one, label=None) for one in some] for some in (train, queries))
-        return build(run, train, at, method, **how).scores(queries)
+        train = rows_like(self.problem.train, self.request.train)
+        return build(
+            run, train if self._has_answers else [replace(one, label=None) for one in train], at, method, **how
+        )
 
     def _seen(self, examples: Sequence[Example], run: Run) -> tuple[Texts, Float[np.ndarray, " n"]]:
         """Inputs of the controls, from the last checkpoint of a scored run."""

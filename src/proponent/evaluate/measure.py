@@ -19,6 +19,7 @@ from proponent.evaluate.metrics import (
     measure_noise,
     measure_tail_patch,
 )
+from proponent.evaluate.word_removal_page import measure_words
 from proponent.suggest import nearest
 from proponent.training.rerun import FRESH
 from proponent.training.schedule import Settings
@@ -28,6 +29,7 @@ _PLAIN: dict[str, Callable[[Experiment], EvaluationReport]] = {
     "deletion": measure_deletion,
     "lds": measure_lds,
     "tailpatch": measure_tail_patch,
+    "words": measure_words,
 }
 
 

@@ -10,12 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from proponent.gradients.capture import Capture, Captured, head_outer, head_table
+from proponent.gradients.factor_terms import Calls
 from proponent.gradients.forms import Dense, Rows
 from proponent.gradients.gradient import Gradient
 from proponent.gradients.head_rows import head_rows, own_tokens, shares_of
 from proponent.gradients.layer_hooks import UnbatchedError
 from proponent.gradients.layer_selection import Choice
-from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length, token_words
+from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length
 from proponent.gradients.model_parts import is_tied, table_shape, word_tables
 from proponent.gradients.output_layer import OutputLayer
 from proponent.gradients.pairs import joined_pairs, slices_by_kind
@@ -142,16 +143,14 @@ class GradientComputer:
         """Gradients of queries: of their loss, their logit, or their contrast with other labels."""
         return self._gradients(encoded, labels, against, self._query_loss)
 
-    def train_words(self, encoded: Encoded, label: int, width: int) -> Float[np.ndarray, "w p"]:
-        """Split a training example's layer gradient by its words."""
-        return self._words(encoded, width, self._captured([encoded], [label], None, LOSS)[0])
+    def train_calls(self, encoded: Encoded, label: int) -> Calls:
+        """The factors of a training example's layer gradient."""
+        return self._called(self._captured([encoded], [label], None, LOSS)[0])
 
-    def query_words(
-        self, encoded: Encoded, label: int, width: int, against: int | None = None
-    ) -> Float[np.ndarray, "w p"]:
-        """Split a query's layer gradient by its words."""
+    def query_calls(self, encoded: Encoded, label: int, against: int | None = None) -> Calls:
+        """The factors of a query's layer gradient."""
         other = None if against is None else [against]
-        return self._words(encoded, width, self._captured([encoded], [label], other, self._query_loss)[0])
+        return self._called(self._captured([encoded], [label], other, self._query_loss)[0])
 
     def calls(
         self, encoded: Sequence[Encoded], labels: Sequence[int], draws: SampledLabels | None = None
@@ -237,10 +236,10 @@ class GradientComputer:
         sides = [side for call in calls for side in (call.left, call.right) if isinstance(side, Tensor)]
         return whole + sum(side.nbytes for side in sides)
 
-    def _words(self, encoded: Encoded, width: int, captured: Captured) -> Float[np.ndarray, "w p"]:
-        assert self.layers is not None
+    @staticmethod
+    def _called(captured: Captured) -> Calls:
         assert captured.calls is not None
-        return self.layers.projection.by_word(captured.calls, token_words(encoded), width, self.elementwise)
+        return captured.calls
 
     def _captured(
         self, encoded: Sequence[Encoded], labels: Sequence[int], against: Sequence[int] | None, loss: PassLoss

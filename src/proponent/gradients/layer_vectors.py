@@ -1,13 +1,14 @@
 """Gradients of many layers at one checkpoint: the choice of layers, and their layout as vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
+from proponent.gradients.factor_terms import Calls
 from proponent.gradients.layer_hooks import TokenWords
 from proponent.gradients.layer_selection import ORDINARY, Choice, TableRule, choose
 from proponent.gradients.model_parts import classifier_head, input_embedding, vocabulary_head
@@ -51,6 +52,12 @@ class LayerVectors:
     def width(self, table: int, lengths: Int[np.ndarray, " n"]) -> int:
         """Numbers stored per token, as if an example's vector were spread over its tokens."""
         return max(table, int(self.projection.size / max(1.0, float(lengths.mean()))))
+
+    def by_word(
+        self, calls: Calls, encoded: Encoded, width: int, roots: Mapping[str, Tensor] | None = None
+    ) -> Float[np.ndarray, "w p"]:
+        """Split one example's vector by its words; `roots` multiply the entries of each layer."""
+        return self.projection.by_word(calls, token_words(encoded), width, roots)
 
     def notes(self) -> list[str]:
         """Describe which layers are scored, and whether in full."""

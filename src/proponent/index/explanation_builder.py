@@ -76,6 +76,7 @@ def explanation(
         proponents=hits(ranking.proponents, ranking.proponent_scores),
         opponents=hits(ranking.opponents, ranking.opponent_scores),
         baselines=baselines,
+        words_are=scorer.words_are(queries) if with_words else None,
         notes=(*before, *queries.notes(row), *scorer.notes(queries, row, found=found), *after),
         caveat=source.caveat,
         n_examples=source.n_examples,

@@ -14,6 +14,7 @@ from proponent.index.asking import as_asked, asked_query, other_answer, question
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
+from proponent.index.hit_words import WordsBy
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
 from proponent.index.query_input import AnyAnswer, AnyLabel, Labels, Queries, Query, queries_of
@@ -40,9 +41,10 @@ class Index(StoreFacts):
         allow_missing: continue although shards are missing; every explanation says so.
         kernel: implementation of the inner loop of a search: "numpy" (the default) or "numba".
         device, dtype: of the model of a new text, see `Run.from_pretrained`; None for the index's precision.
+        words: what an answer's words are: terms, embedding or masked (docs/words.md); None for the default.
 
     Raises:
-        InputError: there is no finished index.
+        InputError: there is no finished index, or its method does not have such words.
         DamagedError: its files differ from what was written.
     """
 
@@ -58,17 +60,19 @@ class Index(StoreFacts):
         kernel: KernelName | None = None,
         device: str = "auto",
         dtype: str | None = None,
+        words: WordsBy | None = None,
     ) -> None:
         if not isinstance(cast("object", path), str | Path):
             raise InputError(f"path is {path!r}: give the folder of an index")
         self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
-        plan, baselines = self.store.plan, BaselineScores(self.store)
+        plan, baselines, placed = self.store.plan, BaselineScores(self.store), (device, dtype)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
-        placed = (device, dtype)
         self._loaded = LoadedRun(self.store, run, trust_remote_code, base, lambda line: self.say(line), placed)
-        table, stored = self.store.table, gradients_of(self.store)
-        self._preconditioner = QueryPreconditioner(plan.term, plan.blocks, table, stored, tied=plan.tied)
+        stored = gradients_of(self.store)
+        self._preconditioner = QueryPreconditioner(plan.term, plan.blocks, self.store.table, stored, tied=plan.tied)
         self._scorer = scorer_of(self._loaded, baselines, self._preconditioner, kernel)
+        if words is not None:
+            self._scorer.take_words(words)
         self._answers = ExplanationBuilder(
             self.store,
             self._scorer,
@@ -207,15 +211,11 @@ class Index(StoreFacts):
         queries = queries_of(queries)
         where = self._filter(where)
         rule, grouping, linear = Aggregate.of(aggregate), self._grouping, self._scorer.linear
-        batch = self._ask(queries, against, k)
-        rows = grouping.rows(batch, range(len(queries)), rule)
+        rows = grouping.rows(batch := self._ask(queries, against, k), range(len(queries)), rule)
         self.say("comparing with the training examples")
         group, with_words = QueryGroup(batch, rows, linear=linear), rule.how == "mean" and linear
-        notes = (
-            [f"{len(rows)} of {len(queries)} queries are used: those that the model predicts correctly"]
-            if rule.correct
-            else []
-        )
+        used = f"{len(rows)} of {len(queries)} queries are used: those that the model predicts correctly"
+        notes = [used] if rule.correct else []
         if with_words:
             (ranking,) = self._scorer.top(group, [0], k, where)
         else:

@@ -5,24 +5,22 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import nn
 
 from proponent.errors import InputError, MismatchError, RunError
-from proponent.gradients.computer import GradientComputer, GradientSpec
+from proponent.gradients.computer import NO_GRADIENTS, GradientComputer, GradientSpec
 from proponent.gradients.layer_vectors import LayerVectors
 from proponent.index.model_check import STORED_TABLES, too_coarse
 from proponent.index.planning import planned_blocks
 from proponent.index.row_check import tell_batches
-from proponent.method import Retaken
+from proponent.method import Gradients, Retaken
 from proponent.models import Encoder, Masks, Run
 from proponent.models.placement import Placement, free_bytes
 from proponent.models.run_files import StoredName
 from proponent.preconditioners.base import install_fitted
 from proponent.store import Store
-from proponent.types import CheckpointId, Example
+from proponent.types import CheckpointId
 
 KEPT_BYTES = 4 * 2**30
 """Maximum memory of loaded checkpoints between two queries."""
@@ -66,6 +64,7 @@ class LoadedRun:
         self._models: dict[CheckpointId, nn.Module] = {}
         self._computers: dict[CheckpointId, GradientComputer] = {}
         self._solving: dict[CheckpointId, GradientComputer] = {}
+        self._embedding: dict[CheckpointId, GradientComputer] = {}
 
     @cached_property
     def run(self) -> Run:
@@ -114,11 +113,6 @@ class LoadedRun:
         plan = self.store.plan
         return self.run.encoder(plan.max_length, Masks.of(plan.term), plan.counting)
 
-    def train_words(self, step: CheckpointId, example: Example, label: int, width: int) -> Float[np.ndarray, "w p"]:
-        """The vector of a training example split by its words, recomputed by the model."""
-        (encoded,) = self.encoder.encode([example])
-        return self.at(step).train_words(encoded, label, width)
-
     def at(self, step: CheckpointId) -> GradientComputer:
         """A checkpoint that computes the gradients that the index stores, loaded or cached."""
         if step not in self._computers:
@@ -137,6 +131,15 @@ class LoadedRun:
             spec = GradientSpec.of_layers(method, self.run, model)
             self._solving[step] = GradientComputer(self.run, model, method, self.encoder, spec)
         return self._solving[step]
+
+    def embedding(self, step: CheckpointId) -> GradientComputer:
+        """A checkpoint that computes the rows of the word embedding, whatever the index stores."""
+        if step not in self._embedding:
+            model, objective = self._model(step), self.store.plan.term.objective
+            spec = replace(NO_GRADIENTS, rows=True)
+            method = Gradients(objective=objective)
+            self._embedding[step] = GradientComputer(self.run, model, method, self.encoder, spec)
+        return self._embedding[step]
 
     def _spec(self, model: nn.Module) -> GradientSpec:
         method, kept = self.store.plan.term, self.store.plan.blocks
@@ -163,7 +166,7 @@ class LoadedRun:
             return
         free = free_bytes(torch.device(self._placed.device))  # half of it is left for passes
         if sum(sizes) + max(sizes) > KEPT_BYTES or (free is not None and max(sizes) > free // 2):
-            for held in (self._models, self._computers, self._solving):
+            for held in (self._models, self._computers, self._solving, self._embedding):
                 held.clear()
 
     def _model(self, step: CheckpointId) -> nn.Module:

@@ -208,8 +208,10 @@ class QueryBatch:
     def split(self, row: int, step: CheckpointId, computer: GradientComputer) -> Float[np.ndarray, "w p"]:
         """One query's vector by word, not preconditioned but scaled by its factor; special tokens last."""
         width = len(self.words(row))
-        made = computer.query_words(self.encoded[row], self.labels[row], width, self.against)
-        return made * self.factors[step][row]
+        encoded = self.encoded[row]
+        calls = computer.query_calls(encoded, self.labels[row], self.against)
+        assert computer.layers is not None
+        return computer.layers.by_word(calls, encoded, width, computer.elementwise) * self.factors[step][row]
 
     def texts(self, row: int) -> Texts:
         """One query as the baselines see it."""

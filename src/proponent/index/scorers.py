@@ -1,7 +1,6 @@
 """The scorer for each kind of method."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +8,7 @@ from jaxtyping import Float
 from proponent.gradients.forms import Terms
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.fastif import FastIF
+from proponent.index.hit_words import DEFINITIONS, HitWords, WordsBy
 from proponent.index.loading import LoadedRun
 from proponent.index.overlap_scores import OverlapScorer
 from proponent.index.queries import QueryBatch
@@ -17,8 +17,7 @@ from proponent.preconditioners.batches import layer_shapes
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import ANY, KernelName, Search
-from proponent.types import CheckpointId, Example
-from proponent.words import words_of
+from proponent.types import CheckpointId
 
 
 def scorer_of(
@@ -63,7 +62,8 @@ class GradientScorer(Scorer[QueryBatch]):
         self.method, self.search, self.store = method, search, search.store
         self.linear = similarity_of(method) is None
         self._loaded, self._preconditioner = loaded, preconditioner
-        self._words: tuple[QueryBatch, int, dict[CheckpointId, Float[np.ndarray, "w p"]]] | None = None
+        self._words = HitWords(method, search, loaded, preconditioner)
+        self.words_by: WordsBy = "terms"
         self._held: dict[CheckpointId, frozenset[int]] = {}
 
     def scores(self, queries: QueryBatch, rows: Sequence[int]) -> Float[np.ndarray, "q n"]:
@@ -97,32 +97,15 @@ class GradientScorer(Scorer[QueryBatch]):
 
     def terms(self, queries: QueryBatch, row: int, place: int) -> list[Terms]:
         """Return the word x word terms at each checkpoint."""
-        example = self.store.example(place)
-        widths = len(words_of(example)), len(queries.words(row))
-        return [self._terms(queries, row, step, (place, example), widths) for step in queries.gradients]
+        return self._words.terms(self._words.used(self.words_by, queries), queries, row, place)
 
-    def _terms(
-        self, queries: QueryBatch, row: int, step: CheckpointId, hit: tuple[int, Example], widths: tuple[int, int]
-    ) -> Terms:
-        """Word x word terms at one checkpoint; vectors store no words, so a hit's are recomputed from its text."""
-        place, example = hit
-        gradient = queries.gradients[step].example(row)
-        terms = np.zeros((widths[0] + 1, widths[1] + 1))
-        if gradient.dense is not None:
-            label = self.store.plan.labels.stored(example.label)
-            mine = self._loaded.train_words(step, example, label, widths[0]).astype(np.float64)
-            terms += self.search.weighed(step, place) * (mine @ self._query(queries, row)[step].T)
-            if gradient.rows is None and gradient.head is None:
-                return terms
-        return terms + self.search.terms(step, place, replace(gradient, dense=None), widths)
+    def words_are(self, queries: QueryBatch) -> str:
+        """What the words of an answer to these queries are."""
+        return DEFINITIONS[self._words.used(self.words_by, queries)]
 
-    def _query(self, queries: QueryBatch, row: int) -> dict[CheckpointId, Float[np.ndarray, "w p"]]:
-        """A query's preconditioned vectors by word, at every checkpoint; cached while its hits are built."""
-        if self._words is None or self._words[0] is not queries or self._words[1] != row:
-            split = {step: queries.split(row, step, self._loaded.at(step)) for step in queries.factors}
-            made = {step: self._preconditioner.vectors(step, v).astype(np.float64) for step, v in split.items()}
-            self._words = (queries, row, made)
-        return self._words[2]
+    def take_words(self, by: str) -> None:
+        """Choose the definition of the words of answers."""
+        self.words_by = self._words.checked(by)
 
     def notes(self, queries: QueryBatch, row: int, *, found: bool) -> list[str]:
         """Explain why there is little or nothing to show."""

@@ -4,9 +4,9 @@ One thread trains one model, so that the order of summation does not depend on t
 """
 
 import json
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -19,6 +19,7 @@ from proponent.errors import InputError
 from proponent.models.placement import device_of
 from proponent.training.outputs import Outputs
 from proponent.training.schedule import Settings, Step, advance, hashed
+from proponent.types import Example
 
 
 @runtime_checkable
@@ -45,6 +46,15 @@ class Problem(Protocol):
 
     def outputs(self, model: nn.Module) -> Outputs:
         """Outputs on all queries, in evaluation mode."""
+        ...
+
+
+@runtime_checkable
+class EditableProblem(Problem, Protocol):
+    """A training whose rows are texts."""
+
+    def edited(self, rows: Mapping[int, Example]) -> Problem:
+        """The same with other texts of these rows, which keep their ids and with them their places in the order."""
         ...
 
 
@@ -77,6 +87,22 @@ class TrainingLoop:
         """Train."""
         with one_thread():
             return self.problem.outputs(self.fit(rows, seed))
+
+    def edited(self, rows: Mapping[int, Example]) -> "TrainingLoop":
+        """Replace the texts of some rows.
+
+        Args:
+            rows: new texts by position.
+
+        Returns:
+            The training, with the same order and random draws.
+
+        Raises:
+            InputError: the problem does not consist of texts.
+        """
+        if not isinstance(self.problem, EditableProblem):
+            raise InputError(f"{type(self.problem).__name__} has no texts that could be replaced")
+        return replace(self, problem=self.problem.edited(rows))
 
     def fit(
         self,

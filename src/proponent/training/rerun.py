@@ -11,7 +11,7 @@ as in the Trainer, and so does every tag; in those of other language models ever
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -93,6 +93,10 @@ class RunProblem:
             f"tokenizer {self.run.fingerprints['tokenizer']} up to {self.max_length} tokens\n"
             f"training set {fingerprint(self.train)}\nqueries {fingerprint(self.queries)}{counted}{placed}"
         )
+
+    def edited(self, rows: Mapping[int, Example]) -> "RunProblem":
+        """The same with other texts of these rows."""
+        return replace(self, train=[rows.get(at, one) for at, one in enumerate(self.train)])
 
     def fresh(self, seed: int) -> nn.Module:
         """A model with its initial weights in 32 bits, drawn on the CPU, so that a seed gives the same everywhere."""

@@ -6,6 +6,7 @@ their common retrainings.
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from proponent.progress import track
 from proponent.store.files import publish_bytes
 from proponent.tensors import TensorSlices, packed, read_tensors
 from proponent.training.outputs import Outputs
+from proponent.types import Example
 
 SETTINGS_FILE = "recipe.txt"
 
@@ -49,6 +51,15 @@ class Retrainer(Protocol):
         ...
 
 
+@runtime_checkable
+class EditableRetrainer(Retrainer, Protocol):
+    """A retrainer that can also train on other texts of some rows."""
+
+    def edited(self, rows: Mapping[int, Example]) -> Retrainer:
+        """The same training with other texts of these rows, in the same order and with the same random draws."""
+        ...
+
+
 @dataclass(frozen=True)
 class Function:
     """Wraps a plain function as a retrainer."""
@@ -68,6 +79,7 @@ class RetrainJob:
 
     rows: Int[np.ndarray, " m"]  # ascending positions
     seed: int
+    edited: tuple[tuple[int, Example], ...] = ()  # rows that are replaced by other texts, by position
 
     @classmethod
     def without(cls, deleted: "Sequence[int] | Int[np.ndarray, ' k']", size: int, seed: int) -> "RetrainJob":
@@ -78,7 +90,32 @@ class RetrainJob:
     def name(self) -> str:
         """Name of its record: subset and seed."""
         digest = hashlib.sha256(np.ascontiguousarray(self.rows, dtype="<i8").tobytes()).hexdigest()
-        return f"{digest[:24]}-{len(self.rows)}-seed-{self.seed}"
+        name = f"{digest[:24]}-{len(self.rows)}-seed-{self.seed}"
+        if not self.edited:
+            return name
+        texts = json.dumps([[row, *one.parts, str(one.label)] for row, one in self.edited])
+        return f"{name}-edited-{hashlib.sha256(texts.encode()).hexdigest()[:24]}"
+
+    def train(self, retrainer: Retrainer) -> Outputs:
+        """Train.
+
+        Args:
+            retrainer: what trains.
+
+        Returns:
+            Its outputs on the queries.
+
+        Raises:
+            InputError: texts are replaced, and the retrainer cannot train on other texts.
+        """
+        if not self.edited:
+            return retrainer(self.rows, self.seed)
+        if not isinstance(retrainer, EditableRetrainer):
+            raise InputError(
+                f"{type(retrainer).__name__} trains on subsets of its rows only: to train on other texts it needs a "
+                "method `edited`"
+            )
+        return retrainer.edited(dict(self.edited))(self.rows, self.seed)
 
 
 @dataclass
@@ -139,7 +176,7 @@ class Retrains:
 def perform(retrainer: Retrainer, folder: Path, job: RetrainJob) -> None:
     """Train once and store the outputs."""
     began = time.perf_counter()
-    made = retrainer(job.rows, job.seed)
+    made = job.train(retrainer)
     arrays: Mapping[str, np.ndarray] = {
         "log_odds": np.asarray(made.log_odds, dtype=np.float64),
         "loss": np.asarray(made.loss, dtype=np.float64),

@@ -102,6 +102,7 @@ class Explanation(Page):
     baselines: Annotated[Mapping[str, tuple[BaselineHit, ...]], "baseline to its ranking"] = field(
         default_factory=dict[str, tuple[BaselineHit, ...]]
     )
+    words_are: Annotated[str | None, "what the shares of words are, such as exact terms"] = optional()
     notes: Annotated[tuple[str, ...], "what a reader must know about this answer"] = ()
     caveat: Annotated[str, "caution about the meaning of a score"] = CAVEAT
     n_examples: Annotated[int, "training examples compared; 0: not known"] = field(default=0, metadata={"json": None})
