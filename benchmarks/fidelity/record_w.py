@@ -39,7 +39,7 @@ def trained(args: argparse.Namespace) -> tuple[list[harness.Row], list[harness.R
 def main() -> None:
     """Run one task of the record."""
     parser = arguments(
-        __doc__, task="agnews", rows=120, queries=12, k=30, words=3, epochs=2, batch=16, rate=2e-4, length=32, seeds=1
+        __doc__, task="agnews", rows=100, queries=12, k=30, words=3, epochs=2, batch=16, rate=2e-4, length=32, seeds=1
     )
     args = parser.parse_args()
     args.home = args.cache / f"w-{args.task}-{args.rows}-{args.length}"

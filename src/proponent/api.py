@@ -9,7 +9,6 @@ from proponent.data import Columns, read
 from proponent.errors import InputError
 from proponent.index import Index, Options, default_method, summed
 from proponent.index import build as build_index
-from proponent.index.hit_words import WordsBy
 from proponent.index.planning import planned_batch_size
 from proponent.method import Method
 from proponent.method_table import stored_method
@@ -135,7 +134,7 @@ def open(  # noqa: A001 # the verb that users know
     kernel: Literal["numpy", "numba"] | None = None,
     device: str = "auto",
     dtype: str | None = None,
-    words: WordsBy | None = None,
+    words: str | None = None,
 ) -> Index:
     """Open a finished index; the model is loaded only for explaining a new text.
 

@@ -69,7 +69,7 @@ def method_of(subject: Experiment) -> str:
     """The method whose rows and words are measured: the default of the run, or the only one that was named."""
     methods = subject.request.methods
     if methods == DEFAULT_METHODS:
-        return default_method(subject.scored_runs[0]).method
+        return default_method(subject.request.run).method
     if len(methods) > 1:
         raise InputError(
             f"--metric words measures the words of one method, and --methods names {len(methods)}: name one"

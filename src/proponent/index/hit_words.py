@@ -4,7 +4,6 @@ Each splits the score of one training example at one checkpoint into word x word
 column hold what belongs to no word: special tokens, pooled positions, and whatever a definition leaves over.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple, cast
 
@@ -73,7 +72,7 @@ class HitWords:
         self._rows: dict[CheckpointId, Gradient] = {}
         self._block: tuple[QueryBatch, int] | None = None  # the queries that share the passes over masked rows
         self._masked: dict[CheckpointId, _Masked] = {}
-        self._tables: dict[tuple[CheckpointId, int], tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k m"]]] = {}
+        self._tables: dict[tuple[CheckpointId, int], tuple[Int[np.ndarray, " k"], Float[np.ndarray, "r m"]]] = {}
 
     def terms(self, by: WordsBy, queries: QueryBatch, row: int, place: int) -> list[Terms]:
         """Return the word x word terms at each checkpoint."""
@@ -96,8 +95,8 @@ class HitWords:
             raise InputError(f"{what}: not defined for pairs of answers; take words=terms")
         if found == "masked" and not self._answers_texts:
             raise InputError(
-                f"{what}: the loss of a {task.kind} model is over the words themselves, so no word can be masked and "
-                "the rest compared; take words=terms"
+                f"{what}: a {task.kind} model answers with words or about each word, so no word can be masked and the "
+                "answer compared; take words=terms"
             )
         if found != "terms" and similarity_of(self.method) is not None:
             raise InputError(f"{what}: not defined for {self.method.name}, which matches similar tokens")
@@ -177,7 +176,7 @@ class HitWords:
         own = _taken_off(words, hit.widths[0]) @ table[:, asked.cuts[at]]
         return own @ _taken_off(asked.words[at], hit.widths[1]).T
 
-    def _masked_products(self, step: CheckpointId, hit: _Hit) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k m"]]:
+    def _masked_products(self, step: CheckpointId, hit: _Hit) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, "r m"]]:
         """Products of an example, as it is and with each word masked, with those of the queries; and its words."""
         computer, label = self._loaded.at(step), self._label(hit)
         words, texts = masked(self._encoded(hit), _maskable(hit.example, hit.widths[0]), self._mask)
@@ -250,7 +249,7 @@ def _maskable(example: Example, words: int) -> int:
     return words - (example.turns is not None)
 
 
-def _taken_off(words: Sequence[int] | Int[np.ndarray, " k"], width: int) -> Float[np.ndarray, "w k"]:
+def _taken_off(words: Int[np.ndarray, " k"], width: int) -> Float[np.ndarray, "w r"]:
     """From [the text, the text without each word] to [what each word takes off, the rest]."""
     count = len(words)
     made = np.zeros((width + 1, count + 1))

@@ -14,7 +14,6 @@ from proponent.index.asking import as_asked, asked_query, other_answer, question
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
-from proponent.index.hit_words import WordsBy
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
 from proponent.index.query_input import AnyAnswer, AnyLabel, Labels, Queries, Query, queries_of
@@ -60,7 +59,7 @@ class Index(StoreFacts):
         kernel: KernelName | None = None,
         device: str = "auto",
         dtype: str | None = None,
-        words: WordsBy | None = None,
+        words: str | None = None,
     ) -> None:
         if not isinstance(cast("object", path), str | Path):
             raise InputError(f"path is {path!r}: give the folder of an index")
