@@ -345,6 +345,10 @@ RUNS = {
         "fidelity/record_c.py --data {data} --rows 60 --queries 20 --epochs 1 --seeds 1 "
         "--out {out}/2026-01-01-fidelity-c.json",
     ],
+    "record_w": [
+        "fidelity/record_w.py --task toxic_tweets_davidson --data {data} --cache {tmp}/w --rows 16 --queries 2 --k 2 "
+        "--words 1 --epochs 1 --length 16 --out {out}/2026-01-01-fidelity-w-toxic_tweets_davidson.json",
+    ],
     "record_i": [
         "fidelity/record_i.py places --data {data} --cache {tmp}/i --rows 24 --queries 3 --copies 1 --epochs 1 "
         "--checkpoints 1 --subsets 20 --out {out}",

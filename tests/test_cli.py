@@ -153,7 +153,7 @@ def check_answer(content: dict[str, Any], rows: Any) -> None:
     assert list(content)[:2] == ["proponent", "method"]
     assert set(content) == {
         "proponent", "method", "checkpoints", "embedding_path", "loss", "query", "proponents", "opponents",
-        "baselines", "notes",
+        "baselines", "words_are", "notes",
         "caveat",
     }  # fmt: skip
     assert content["proponent"] == proponent.__version__

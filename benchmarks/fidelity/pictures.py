@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import harness
 import pictures_g
 import pictures_h
+import pictures_w
 from harness import RESULTS, table
 
 PLACE = SimpleNamespace(results=RESULTS, docs=harness.ROOT / "docs")
@@ -387,6 +388,7 @@ def main() -> None:
     lines += noise_part() + labels_part() + facts_part() + sizes_part()
     sets = [name.removeprefix("g-").removesuffix("-methods") for name in names("g-*-methods")]
     lines += pictures_g.page(PLACE.docs, sets, record) if sets else []
+    lines += pictures_w.words(PLACE.docs, names("w-*"), record)
     lines += [*pictures_h.chat(PLACE.docs, record), *pictures_h.answers(PLACE.docs, names("i-*"), record)]
     (PLACE.docs / "fidelity.md").write_text("\n".join(lines).rstrip() + "\n")
 

@@ -27,6 +27,9 @@ LAST_WORDS = "words of the last layer"
 Ranked = Sequence[int]
 """Words of a row by their number in `words(parts)`, the strongest first."""
 
+Ranking = Callable[[int, int], Ranked]
+"""Words of a row for a query, by the positions of query and row."""
+
 
 @dataclass(frozen=True)
 class Removal:
@@ -66,7 +69,7 @@ def ranked_by_shares(example: Example, hit: Hit | None) -> list[int]:
     return [known[text] for text in order if totals[text] > 0 and known.get(text, -1) in allowed]
 
 
-def ranked_by_tfidf(rows: Sequence[Example], queries: Sequence[Example]) -> Callable[[int, int], list[int]]:
+def ranked_by_tfidf(rows: Sequence[Example], queries: Sequence[Example]) -> Ranking:
     """Words of a row by their part of the TF-IDF cosine with a query, then by their own weight."""
     texts = [" ".join(one.parts) for one in rows], [" ".join(one.parts) for one in queries]
     train, asked = (tfidf_weights(texts[0], some) for some in texts)
@@ -171,7 +174,7 @@ def _content(example: Example, parts: Iterator[str]) -> Content:
 def plan_removals(
     rows: Sequence[Example],
     chosen: Sequence[Int[np.ndarray, " k"]],
-    rankings: Mapping[str, Callable[[int, int], Ranked]],
+    rankings: Mapping[str, Ranking],
     count: int,
     frequent: frozenset[str],
     seed: int = 0,
@@ -195,11 +198,13 @@ def plan_removals(
     if count < 1:
         raise InputError(f"--words {count}: must be at least 1")
     made: list[Removal] = []
+    every: dict[str, Ranking] = {**rankings, RANDOM_WORDS: lambda query, row: ()}  # noqa: ARG005
     for query, places in enumerate(chosen):
-        for name, rank in (*rankings.items(), (RANDOM_WORDS, lambda _query, _row: [])):
+        for name, rank in every.items():
             edits: list[tuple[int, Example]] = []
             removed = named = 0
-            for row in places.tolist():
+            chosen_rows: list[int] = places.tolist()
+            for row in chosen_rows:
                 own = list(rank(query, row))[:count]
                 others = drawn(rows[row], np.random.default_rng([seed, query, row]), frequent)
                 filled = list(dict.fromkeys([*own, *others]))[:count]

@@ -1,6 +1,6 @@
 """The words of an answer measured: the page of a word removal, from an experiment."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -16,7 +16,7 @@ from proponent.evaluate.word_removal import (
     LAST_WORDS,
     RANDOM_WORDS,
     TFIDF_WORDS,
-    Ranked,
+    Ranking,
     Removal,
     RemovalResult,
     frequent_words,
@@ -70,21 +70,22 @@ def method_of(subject: Experiment) -> str:
     methods = subject.request.methods
     if methods == DEFAULT_METHODS:
         return default_method(subject.request.run).method
-    if len(methods) > 1:
+    if len(methods) != 1:
         raise InputError(
             f"--metric words measures the words of one method, and --methods names {len(methods)}: name one"
         )
-    return methods[0]
+    (method,) = methods
+    return method
 
 
 def rows_of(subject: Experiment) -> int:
     """The number of rows of each query."""
     ks = subject.request.ks
-    if len(ks) > 1 and ROWS in ks:
+    if len(ks) == 1:
+        return min(ks)
+    if ROWS in ks:
         return min(ROWS, len(subject.problem.train))
-    if len(ks) > 1:
-        raise InputError(f"--metric words takes words out of one number of rows: give one -k, such as -k {ROWS}")
-    return ks[0]
+    raise InputError(f"--metric words takes words out of one number of rows: give one -k, such as -k {ROWS}")
 
 
 def _plan(subject: Experiment, name: str, k: int) -> list[Removal]:
@@ -92,7 +93,7 @@ def _plan(subject: Experiment, name: str, k: int) -> list[Removal]:
     run, train, queries = subject.scored_runs[0], subject.problem.train, subject.problem.queries
     index = subject.indexed(run, name)
     chosen = [top(scores, k, "helped") for scores in index.scores(subject.asked)]
-    allowed = [by for by in DEFINITIONS if _takes(index, by)]
+    allowed: list[WordsBy] = [by for by in DEFINITIONS if _takes(index, by)]
     if not allowed:
         raise InputError(f"{name} does not split its scores by words: there is nothing to measure")
     rankings = {DEFINITIONS[by]: _ranking(subject, index, by, chosen) for by in allowed}
@@ -105,26 +106,26 @@ def _plan(subject: Experiment, name: str, k: int) -> list[Removal]:
 
 def _takes(index: Index, by: WordsBy) -> bool:
     try:
-        return _reopened(index, by) is not None
+        _reopened(index, by)
     except InputError:
         return False
+    return True
 
 
 def _reopened(index: Index, by: WordsBy) -> Index:
     return open_index(index.store.folder, words=by)
 
 
-def _ranking(
-    subject: Experiment, index: Index, by: WordsBy, chosen: Sequence[Int[np.ndarray, " k"]]
-) -> Callable[[int, int], Ranked]:
+def _ranking(subject: Experiment, index: Index, by: WordsBy, chosen: Sequence[Int[np.ndarray, " k"]]) -> Ranking:
     """The words of the chosen rows under one definition, by query and row."""
     opened, train = _reopened(index, by), subject.problem.train
     together = np.unique(np.concatenate(chosen))  # a row is masked once for several queries that are asked together
     found: list[dict[str, Hit]] = []
     for queries, rows in [(subject.asked, together)] if by == "masked" else zip(subject.asked, chosen, strict=True):
-        where = Where(ids=[train[row].id for row in rows.tolist()])
+        places: list[int] = rows.tolist()
+        where = Where(ids=[train[row].id for row in places])
         asked = [queries] if isinstance(queries, Example) else queries
-        for answer in opened.explain_many(asked, k=len(rows), baselines=False, where=where):
+        for answer in opened.explain_many(asked, k=len(places), baselines=False, where=where):
             found.append({hit.id: hit for hit in (*answer.proponents, *answer.opponents)})
     return lambda query, row: ranked_by_shares(train[row], found[query].get(train[row].id))
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from proponent.index.fastif_candidates import Nearest
 from proponent.index.fastif_solver import Solver, TrainingTexts
+from proponent.index.hit_words import DEFINITIONS
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch
 from proponent.method import Retaken
@@ -63,6 +64,10 @@ class FastIF(Scorer[QueryBatch]):
     def _solved(self, solver: Solver, batch: QueryBatch, row: int) -> list[str]:
         lines = solver.solution(batch, [row]).description
         return [line if len(self.solvers) == 1 else f"{solver.step}: {line}" for line in lines]
+
+    def words_are(self, queries: QueryBatch) -> str:  # noqa: ARG002
+        """What the words of an answer are."""
+        return DEFINITIONS["terms"]
 
     def terms(self, queries: QueryBatch, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:
         """Split the score of an example at each checkpoint by its words; the query counts as a single word."""

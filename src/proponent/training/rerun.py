@@ -38,7 +38,7 @@ from proponent.models.placement import device_of, host
 from proponent.models.recorder import FRESH, drawn, run_record, second_moments, spread
 from proponent.models.run_files import StoredName, read_settings, reading_run
 from proponent.models.saving import save_model
-from proponent.models.tasks.answered import LEFT_OUT
+from proponent.models.tasks.answered import has_loss
 from proponent.models.tasks.base import logits_of
 from proponent.models.trainer_notes import JUDGED
 from proponent.models.weights import sizes_of_weights
@@ -123,7 +123,7 @@ class RunProblem:
         if self.counting is None and not self.run.task.answers_by_token:
             losses = self._losses(model, [encoded[row] for row in chosen], [labels[row] for row in chosen])[0]
             return losses * self._weights[chosen].to(losses.device)
-        places = [at for at, row in enumerate(chosen) if _has_loss(encoded[row])]
+        places = [at for at, row in enumerate(chosen) if has_loss(encoded[row])]
         whole = torch.zeros(len(chosen), device=device_of(model))
         if not places:
             return whole.requires_grad_()
@@ -240,11 +240,6 @@ class RunProblem:
         mixed = dtype != torch.float32 and next(model.parameters()).dtype == torch.float32
         with torch.autocast(device.type, dtype) if mixed else nullcontext():
             return logits_of(model(**batch.inputs))
-
-
-def _has_loss(one: Encoded) -> bool:
-    """Whether a token, or the tag of one, counts."""
-    return bool(one.n_counted) if one.answer is None else bool((one.answer != LEFT_OUT).any())
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

@@ -246,6 +246,7 @@ def _foot(answer: Explanation) -> RenderableType:
     if answer.content_only:
         told += "; function words and punctuation are hidden"
     path = "" if answer.embedding_path is None else f", gradient path {answer.embedding_path}"
+    path += "" if answer.words_are is None else f", words by {_line(answer.words_are)}"
     method = f"method {_line(answer.method)}{path}, {answer.loss} loss; checkpoints: {rates or 'none'}"
     return Group(
         *(_say(note) for note in answer.notes), _say(answer.caveat), Text(told, style="dim"), Text(method, style="dim")

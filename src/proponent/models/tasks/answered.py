@@ -73,3 +73,8 @@ def refuse_sampled(kind: str) -> InputError:
 def or_predicted(answers: Float[Tensor, "*n m"], predicted: Tensor) -> Float[Tensor, "*n m"]:
     """Answers with the model's own in place of missing ones."""
     return torch.where(answers.isnan(), predicted.to(answers.dtype), answers)
+
+
+def has_loss(one: Encoded) -> bool:
+    """Whether a token of an example, or the tag of one, counts."""
+    return bool(one.n_counted) if one.answer is None else bool((one.answer != LEFT_OUT).any())
