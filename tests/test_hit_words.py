@@ -78,8 +78,8 @@ def formed(side: tuple[Any, TokenWords], tokens: int) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for name, some in side[0].items():
         for call in some:
-            ids = call.left.ids[0] if isinstance(call.left, OneHot) else None
-            left = call.left[0] if ids is None else torch.eye(call.left.size, dtype=torch.float64)[ids]
+            hot = isinstance(call.left, OneHot)
+            left = torch.eye(call.left.size).double()[call.left.ids[0]] if hot else call.left[0]
             each = torch.einsum("so,si->soi", left, call.right[0]).numpy()
             total = found.setdefault(name, np.zeros((tokens + 1, *each.shape[1:])))
             np.add.at(total, side[1].of(call), each)

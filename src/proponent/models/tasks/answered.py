@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from proponent.errors import DataError, InputError, LabelError
-from proponent.models.batch import Aligned
+from proponent.models.batch import Aligned, Encoded
 from proponent.models.tasks.base import Task
 from proponent.types import Example, Preference
 
