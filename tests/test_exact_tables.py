@@ -13,7 +13,7 @@ from proponent.cost import forecast
 from proponent.data import read
 from proponent.errors import InputError, MismatchError
 from proponent.gradients import layer_vectors
-from proponent.gradients.layer_selection import ORDINARY, TableRule, choose
+from proponent.gradients.layer_selection import ORDINARY, StorageRule, choose
 from proponent.gradients.model_parts import input_embedding, vocabulary_head
 from proponent.index.grouping import Aggregate
 from proponent.method_table import method_of
@@ -240,14 +240,14 @@ def test_a_table_without_exact_form_is_left_out(fresh: Folder) -> None:
     settings = transformers.GraniteConfig(vocab_size=60, logits_scaling=4.0, tie_word_embeddings=True, **sizes)
     model = transformers.GraniteForCausalLM(settings).eval().requires_grad_(False)
     given = {"head": vocabulary_head(model), "word": input_embedding(model), "closed": True}
-    found = choose(model, ("all",), tables=TableRule(widest=16), **given)
+    found = choose(model, ("all",), tables=StorageRule(widest=16), **given)
     assert found.spared == ("model.embed_tokens",)
     assert found.spared_size == 60 * 24
     assert "model.embed_tokens (1,440)" in found.description()
     assert not found.tables
     with pytest.raises(InputError, match="would reorder the scores"):
-        choose(model, ("embed_tokens",), tables=TableRule(widest=16), **given)
-    assert choose(model, ("all",), tables=TableRule(widest=60), **given).tables == ("model.embed_tokens",)
+        choose(model, ("embed_tokens",), tables=StorageRule(widest=16), **given)
+    assert choose(model, ("all",), tables=StorageRule(widest=60), **given).tables == ("model.embed_tokens",)
 
 
 def test_a_forecast_of_cosines_counts_the_head(runs_of: dict[str, Truth]) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gradients import TOKENS, same, some_rows, unhurried
 from proponent.gradients.forms import Rows
-from proponent.gradients.projection import compress, top_tokens
+from proponent.gradients.layer_rules import Block
+from proponent.gradients.projection import Projection, compress, top_tokens
 from proponent.method import EmbeddingRows
 
 NONE = np.asarray([], dtype=np.int64)
@@ -51,6 +52,20 @@ def test_top_positions_are_chosen_before_merging(rows: Rows, k: int) -> None:
         one = rows.example(position)
         order = np.argsort(-np.linalg.norm(one.rows, axis=1), kind="stable")[:k]
         same(kept.example(position), one.keep(np.isin(np.arange(len(one.ids)), order)).merged(by_word=True))
+
+
+def test_small_layers_outside_the_blocks_are_kept_whole() -> None:
+    """A head or a table of token types is a single layer with large gradients, whose error nothing averages out."""
+    blocks = [
+        Block("classifier", ("classifier",), "weight", 4, 96, apart=True),
+        Block("pooler", ("pooler",), "weight", 96, 96, apart=True),
+        Block("query", ("query",), "weight", 4, 96),
+    ]
+    made = Projection(blocks, 16, 0)
+    assert made.shapes == {"classifier": (4, 96), "pooler": (16, 16), "query": (4, 16)}
+    assert made.sides(blocks[0]) == (None, None)
+    assert made.projected == 2
+    assert Projection(blocks, 8, 0).shapes["classifier"] == (4, 8)
 
 
 def test_a_repeated_token_takes_one_place_or_several() -> None:

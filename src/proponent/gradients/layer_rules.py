@@ -53,6 +53,7 @@ class Block:
     part: Part  # which of their parameters
     o: int  # rows of the weight (out-features), length of a vector
     i: int  # columns of the weight (in-features), 1 for a vector
+    apart: bool = False  # whether it stands outside the blocks: of few such layers small ones are stored in full
 
     @property
     def size(self) -> int:

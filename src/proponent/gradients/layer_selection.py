@@ -79,12 +79,14 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class TableRule:
-    """What happens to vocabulary tables that have no exact form in factors; by default they are ordinary layers."""
+class StorageRule:
+    """How layers are stored that a random projection would harm; by default all of them are ordinary layers."""
 
-    # A random projection of such a table reorders scores (docs/decisions/0028-no-projected-tables.md).
+    # A random projection of a table that has no exact form in factors reorders scores, and one of a small layer with
+    # large gradients nearly so (docs/decisions/0028-no-projected-tables.md).
 
     widest: int | None = None  # longest side that is not projected at random; None for any
+    apart: bool = False  # whether layers outside the blocks are marked, so that small ones are stored in full
     by_place: bool = False  # whether groups of last layers mean their use there: of a shared table that of the head
     curved: bool = False  # whether a preconditioner applies; then the group "linear" contains no such table
 
@@ -93,8 +95,8 @@ class TableRule:
         return self.widest is not None and max(block.o, block.i) > self.widest
 
 
-ORDINARY = TableRule()
-"""Tables are layers like any other, as in earlier versions."""
+ORDINARY = StorageRule()
+"""Tables and small layers are layers like any other, as in earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def choose(
     biases: bool = False,
     rows: bool = True,
     closed: bool = False,
-    tables: TableRule = ORDINARY,
+    tables: StorageRule = ORDINARY,
     decoding: bool = False,
 ) -> Choice:
     """Select the layers that a method names; `rows` and `closed` allow the word embedding and the head in factors."""
@@ -147,7 +149,7 @@ class _Chooser:
         if not self.layers:
             raise RunError(f"{type(model).__name__} has no layer whose gradient proponent can compute")
 
-    def choice(self, wanted: tuple[str, ...], *, rows: bool, closed: bool, tables: TableRule) -> Choice:
+    def choice(self, wanted: tuple[str, ...], *, rows: bool, closed: bool, tables: StorageRule) -> Choice:
         """Resolve groups and patterns."""
         chosen = {name for one in wanted for name in self._matched(one)}
         layers = [layer for layer in self.layers if layer.name in chosen]
@@ -159,6 +161,10 @@ class _Chooser:
         blocks = self._blocks(layers, exact)
         if placed:
             blocks = tuple(replace(one, modules=(one.name,)) if self._is_vocabulary(one) else one for one in blocks)
+        blocks = tuple(
+            replace(one, apart=True) if tables.apart and not set(one.modules) & set(self.stacks) else one
+            for one in blocks
+        )
         spared = self._spared(wanted, blocks, tables)
         blocks = tuple(block for block in blocks if block not in spared)
         if not blocks and not exact:
@@ -180,7 +186,7 @@ class _Chooser:
             and f"{users[0].name}.weight" in self.parameters
         )
 
-    def _spared(self, wanted: tuple[str, ...], blocks: Sequence[Block], rule: TableRule) -> tuple[Block, ...]:
+    def _spared(self, wanted: tuple[str, ...], blocks: Sequence[Block], rule: StorageRule) -> tuple[Block, ...]:
         """The tables that are left out; one that a pattern names is refused instead."""
         groups = self._groups()
         linear = {name for one in wanted if one == "linear" for name in self.linear}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from proponent.gradients.factor_terms import Calls
 from proponent.gradients.layer_hooks import TokenWords
-from proponent.gradients.layer_selection import ORDINARY, Choice, TableRule, choose
+from proponent.gradients.layer_selection import ORDINARY, Choice, StorageRule, choose
 from proponent.gradients.model_parts import classifier_head, input_embedding, vocabulary_head
 from proponent.gradients.pairs import pair_words
 from proponent.gradients.projection import WIDEST, Projection
@@ -111,7 +111,7 @@ def chosen_layers(
     model: nn.Module,
     *,
     closed_head: bool = True,
-    tables: TableRule | None = None,
+    tables: StorageRule | None = None,
     rows: bool = True,
 ) -> Choice:
     """Find the layers of a method in a model; `closed_head` and `rows` allow factors of the head and the embedding."""
@@ -130,24 +130,24 @@ def chosen_layers(
         biases=gradient.biases,
         rows=plain and rows,
         closed=plain and closed_head and not directed and run.task.predicts_tokens,
-        tables=_table_rule(method) if tables is None else tables,
+        tables=_storage_rule(method) if tables is None else tables,
         decoding=run.task.decodes,
     )
 
 
-def _table_rule(method: Gradients | Retaken) -> TableRule:
-    """What happens to vocabulary tables that have no exact form."""
+def _storage_rule(method: Gradients | Retaken) -> StorageRule:
+    """How tables without an exact form and small layers are stored."""
     if not isinstance(method, Gradients):
         return ORDINARY
     spec, curved = method.projection, bool(method.preconditioners)
     if spec is None or spec.width == "auto":
-        return TableRule(by_place=True, curved=curved)
+        return StorageRule(apart=True, by_place=True, curved=curved)
     widest = max(spec.width, WIDEST) if spec.basis == "principal" else spec.width
-    return TableRule(widest, by_place=True, curved=curved)
+    return StorageRule(widest, apart=True, by_place=True, curved=curved)
 
 
 def settled(
-    method: Term, run: Run, model: nn.Module, *, closed_head: bool = True, tables: TableRule | None = None
+    method: Term, run: Run, model: nn.Module, *, closed_head: bool = True, tables: StorageRule | None = None
 ) -> Term:
     """Settle what a method leaves to the model: whether layer gradients are projected."""
     if not isinstance(method, Gradients) or method.projection is None or method.projection.width != "auto":

@@ -98,9 +98,15 @@ class Projection:
 
     def __init__(self, blocks: Sequence[Block], p: int | None, seed: int) -> None:
         self.blocks = tuple(blocks)
-        self.left = {one.name: _matrix(f"{seed} {one.name} o", one.o, _width(one, p)) for one in blocks}
-        self.right = {one.name: _matrix(f"{seed} {one.name} i", one.i, p) for one in blocks}
-        self.shapes = {one.name: (_stored_shape(one.o, _width(one, p)), _stored_shape(one.i, p)) for one in blocks}
+        # Outside the blocks are few layers, some with large gradients (head, token types): 4 p^2 numbers are kept.
+        widths = {one.name: None if p is None or (one.apart and one.size <= 4 * p * p) else p for one in blocks}
+        sides = {one.name: (_width(one, widths[one.name]), widths[one.name]) for one in blocks}
+        self.left = {one.name: _matrix(f"{seed} {one.name} o", one.o, sides[one.name][0]) for one in blocks}
+        self.right = {one.name: _matrix(f"{seed} {one.name} i", one.i, sides[one.name][1]) for one in blocks}
+        self.shapes = {
+            one.name: (_stored_shape(one.o, sides[one.name][0]), _stored_shape(one.i, sides[one.name][1]))
+            for one in blocks
+        }
         sizes = [o * i for o, i in self.shapes.values()]
         bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64).tolist()
         self.cuts = {one.name: slice(bounds[at], bounds[at + 1]) for at, one in enumerate(blocks)}

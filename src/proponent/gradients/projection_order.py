@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from proponent.gradients.computer import GradientComputer, GradientSpec
 from proponent.gradients.layer_hooks import Call
 from proponent.gradients.layer_rules import Block, OneHot
-from proponent.gradients.layer_selection import TableRule
+from proponent.gradients.layer_selection import StorageRule
 from proponent.gradients.layer_vectors import chosen_layers
 from proponent.gradients.model_parts import is_tied
 from proponent.gradients.projection import Projection
@@ -58,7 +58,9 @@ def sampled_products(
         Products, or cosines if the method normalizes.
     """
     kept = chosen_layers(method, run, model)
-    choice = chosen_layers(method, run, model, rows=False, closed_head=False, tables=TableRule(by_place=True))
+    choice = chosen_layers(
+        method, run, model, rows=False, closed_head=False, tables=StorageRule(apart=True, by_place=True)
+    )
     spec = GradientSpec(
         rows=False, outer=False, head=False, path="exact", tied=is_tied(model, decoding=run.task.decodes), choice=choice
     )
