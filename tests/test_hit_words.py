@@ -185,6 +185,16 @@ def test_groups_have_exact_terms(tuned: Path) -> None:
     assert answer.words_are == DEFINITIONS["terms"]
 
 
+def test_word_overlap_is_named_beside_the_definition(lm_run: Path, tmp_path: Path) -> None:
+    texts = [{"id": row["id"], "text": row["text"]} for row in runs.OTHERS[:6]]
+    runs.index(lm_run, tmp_path / "index", "grad-cos-bm25", data=texts)
+    for by in ("terms", "embedding"):
+        answer = proponent.open(tmp_path / "index", words=by).explain(runs.OTHERS[20]["text"], k=3, baselines=False)
+        assert answer.words_are == f"{DEFINITIONS[by]} and word overlap"
+        for hit in (*answer.proponents, *answer.opponents):
+            assert sum(pair.share for pair in hit.words) == pytest.approx(hit.score, abs=1e-6 * answer.largest_score)
+
+
 def test_definitions_that_do_not_exist_are_refused(news: tiny.Tiny, tuned: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"words='mask'.*masked"):
         proponent.open(tuned, words="mask")

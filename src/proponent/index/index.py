@@ -175,8 +175,7 @@ class Index(StoreFacts):
         Raises:
             InputError: a text is empty, or an option does not fit the run.
         """
-        queries = queries_of(queries)
-        where = self._filter(where)
+        queries, where = queries_of(queries), self._filter(where)
         rule, batch = Aggregate.of(aggregate).alone(), self._ask(queries, against, k)
         self.say("comparing with the training examples")
         return self._explained(batch, rule, k, where, baselines=baselines)
@@ -207,8 +206,7 @@ class Index(StoreFacts):
         Raises:
             InputError: a text is empty, no query counts, or an option does not fit the run.
         """
-        queries = queries_of(queries)
-        where = self._filter(where)
+        queries, where = queries_of(queries), self._filter(where)
         rule, grouping, linear = Aggregate.of(aggregate), self._grouping, self._scorer.linear
         rows = grouping.rows(batch := self._ask(queries, against, k), range(len(queries)), rule)
         self.say("comparing with the training examples")
@@ -272,8 +270,7 @@ class Index(StoreFacts):
         Raises:
             InputError: lists of different lengths, an empty text, or an option that does not fit the run.
         """
-        queries = queries_of(texts, labels, text_pairs, targets)
-        where = self._filter(where)
+        queries, where = queries_of(texts, labels, text_pairs, targets), self._filter(where)
         batch = self._ask(queries, against, k)
         return [ranking for rows in blocks(len(queries)) for ranking in self._scorer.top(batch, rows, k, where)]
 

@@ -72,6 +72,15 @@ class OverlapScorer(Scorer[QueryBatch]):
         signed = shared * (scales.overlap * self._sign(queries, row)[place] / len(found))
         return [one * scales.gradients + signed for one in found]
 
+    def words_are(self, queries: QueryBatch) -> str | None:
+        """What the words of an answer to these queries are."""
+        own = self._gradients.words_are(queries)
+        return own if own is None or _compares(queries) else f"{own} and word overlap"
+
+    def take_words(self, by: str) -> None:
+        """Choose the definition of the words of the gradients."""
+        self._gradients.take_words(by)
+
     def notes(self, queries: QueryBatch, row: int, *, found: bool) -> list[str]:
         """Say what the scores consist of."""
         told = self._gradients.notes(queries, row, found=found)
