@@ -13,7 +13,7 @@ import proponent
 import runs
 from proponent.errors import RunError
 from proponent.models import Run
-from proponent.models.adapter_modules import trained_of
+from proponent.models.trained_parts import trained_of
 from runs import edit
 
 peft_settles_this = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

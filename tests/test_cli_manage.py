@@ -587,7 +587,7 @@ def test_odd_texts_are_appended(said: Said, content: Content, kept: Tiny, index:
     assert Store(index).n == 60
     code, _, err = said(*words, "--allow-empty")
     assert code == 0
-    assert f"1 training texts of {data} reach the limit of 24 tokens; tokens after the limit were ignored" in err
+    assert f"1 training texts of {data} reach the limit of 24 tokens; tokens beyond the limit were ignored" in err
     assert "1 training texts reach the limit" in err  # that of the first build is another
     (tmp_path / "ids.txt").write_text("vast\n")
     whole = " ".join(

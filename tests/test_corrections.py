@@ -256,7 +256,7 @@ def test_quotes_line_ends_and_the_byte_order_mark_stay(tmp_path: Path, mark: byt
 
 
 def test_a_new_label_is_quoted_where_it_must_be() -> None:
-    from proponent.data.separated import _with_field
+    from proponent.data.same_bytes import _with_field
 
     assert _with_field("a,b,c\n", 1, 'x, "y"', ",") == 'a,"x, ""y""",c\n'
     assert _with_field('"a,1",b\r\n', 0, "new", ",") == '"new",b\r\n'

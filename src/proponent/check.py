@@ -61,7 +61,7 @@ def check(
 
 class _Check:
     def __init__(self, run: Run, examples: Examples, max_length: int | None) -> None:
-        self._dtype, run = run.placement.dtype, in_32_bits(run)
+        self._dtype, run = run.placement.dtype, in_32_bits(run).named(examples.label_names)
         self.run, self.examples = run, examples
         self.labels = label_numbers(run, examples)
         rules = rules_of(run, examples.layout, max_length)
@@ -69,11 +69,18 @@ class _Check:
         tell_batches(run, self.encoder, examples, examples.name)
         self.lengths = self.encoder.lengths(examples)
         self.model = run.load(run.checkpoints[-1])
-        self.work = GradientComputer(run, self.model, Gradients(name="check"), self.encoder)
+        self._refused = ""  # why methods of the word embedding cannot be used
+        try:
+            self.work = GradientComputer(run, self.model, Gradients(name="check"), self.encoder)
+        except RunError as error:
+            self._refused, self.work = str(error), self._of_layers()
         self.probes, self.probe_labels = self._choose()
 
     def findings(self, max_length: int | None, method: Method) -> tuple[Finding, ...]:
         """Run every check."""
+        if self._refused:
+            lacking = Finding("methods of the word embedding", None, self._refused)
+            return (*self._facts(), lacking, *self._layers(), *self._coverage()[:1])
         truth = [self._truth(row) for row in range(len(self.probes))]
         alone = [self._dense(self._take([one], [label]), 0) for one, label in self._pairs()]
         worst = max(self._error(found, wanted) for found, wanted in zip(alone, truth, strict=True))
@@ -103,9 +110,7 @@ class _Check:
 
     def _layers(self) -> list[Finding]:
         """Compare gradients of every supported layer, biases included, with autograd on one text."""
-        every = Gradients(name="check", gradient=Layers(names=("all",), biases=True))
-        spec = GradientSpec.of_layers(every, self.run, self.model, closed_head=False)
-        work = GradientComputer(self.run, self.model, every, self.encoder, spec)
+        work = self._of_layers()
         assert work.layers is not None
         blocks, cuts = work.layers.choice.blocks, work.layers.projection.cuts
         dense = work.train([self.probes[0]], [self.probe_labels[0]]).gradient.dense
@@ -135,6 +140,11 @@ class _Check:
             return [Finding(name, None, found)]
         bound = f"at least {WORST:g}, {GOOD:g} is good"
         return [Finding(name, found.mean >= WORST, found.description, bound, found.warning)]
+
+    def _of_layers(self) -> GradientComputer:
+        every = Gradients(name="check", gradient=Layers(names=("all",), biases=True))
+        spec = GradientSpec.of_layers(every, self.run, self.model, closed_head=False)
+        return GradientComputer(self.run, self.model, every, self.encoder, spec)
 
     def _invariances(self, alone: Sequence[Float[np.ndarray, "v d"]]) -> list[Finding]:
         names = ("batch of several against one by one", "extra padding")

@@ -66,3 +66,11 @@ class DiskFullError(ProponentError):
     """No space left on the device; finished shards stay on disk and the build can resume."""
 
     exit_code = 74
+
+
+def first_line(error: BaseException) -> str:
+    """Shorten a message of another library to one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"
+    return lines[0] if lines else type(error).__name__

@@ -1,6 +1,8 @@
 """The classes of a run: their names, their indices, and the ways a user may write them."""
 
 import json
+import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -8,6 +10,14 @@ from typing import Any, cast
 from proponent.errors import LabelError
 from proponent.suggest import nearest
 from proponent.types import Label
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+_UNNAMED = (
+    "its config.json has only default names; write the names into id2label in the order of the training, give numbers, "
+    "or data whose labels have names and numbers (a ClassLabel)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,16 @@ class Labels:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
+
+    @property
+    def default(self) -> bool:
+        """Whether these are the names that transformers gives to classes without names."""
+        return bool(self.names) and self.names == tuple(f"LABEL_{at}" for at in range(len(self.names)))
+
+    @property
+    def like_default(self) -> bool:
+        """Whether any of them is such a name."""
+        return any(name.startswith("LABEL_") and name[6:].isdecimal() for name in self.names)
 
     def name(self, number: int | None) -> str | None:
         """Name of a class; None for an index without a class."""
@@ -39,15 +59,29 @@ class Labels:
             raise LabelError(f"label {label!r} is a {type(label).__name__}: give a name or a whole number")
         if str(label) in names:
             return names.index(str(label))
-        number = int(label) if isinstance(label, int) or label.isdecimal() else -1
-        numbered = all(name.isdecimal() for name in names)  # then a number is a name, not an index
-        if not numbered and 0 <= number < len(names):
-            return number
+        number, values = number_of(label), [number_of(name) for name in names]
+        numbered = None not in values  # then a number is a name, however it is written, and not an index
+        if numbered and number is not None and values.count(number) == 1:
+            return values.index(number)
+        if not numbered and number is not None and number.is_integer() and 0 <= number < len(names):
+            return int(number)
         shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
         raise LabelError(
             f"unknown label {label!r}{nearest(str(label), names)}; the run knows: {shown}"
             + ("" if numbered else f" (or 0 to {len(names) - 1})")
+            + (f": {_UNNAMED}" if self.default else "")
         )
+
+
+def number_of(label: object) -> float | None:
+    """The value of a label that is a number, or the text of one; None for any other label."""
+    if isinstance(label, bool) or not isinstance(label, str | int | float):
+        return None
+    try:
+        number = float(label) if not isinstance(label, str) or _NUMBER.fullmatch(label) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def listed(label: object) -> list[Any] | None:

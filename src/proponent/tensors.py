@@ -1,9 +1,10 @@
 """Write and read named numpy arrays as safetensors; the only module that imports safetensors."""
 
+import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -15,6 +16,8 @@ from proponent.foreign_files import Door
 
 MOST_BYTES = 2**50
 _DOOR = Door(DamagedError, "restore it from where it was made")
+
+_BLOCK = 1 << 18
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
@@ -88,6 +91,46 @@ class TensorSlices:
         with _reading(self.path):
             # safetensors refuses an empty range past the last row
             return self._file.get_slice(name)[start:stop] if stop > start else self._file.get_tensor(name)[:0]
+
+
+class StoredArray(NamedTuple):
+    """Where a safetensors file holds an array of any element type."""
+
+    path: Path
+    kind: str  # element type and shape
+    start: int  # first byte in the file
+    size: int  # bytes
+
+
+def stored_arrays(path: Path) -> dict[str, StoredArray]:
+    """Find the arrays of a file without reading them."""
+    with _reading(path):
+        _opened(path)  # checks the header
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = cast("dict[str, dict[str, Any]]", json.loads(file.read(length)))
+        header.pop("__metadata__", None)
+        return {
+            name: StoredArray(path, f"{one['dtype']} {one['shape']}", 8 + length + start, stop - start)
+            for name, one in header.items()
+            for start, stop in [cast("tuple[int, int]", tuple(one["data_offsets"]))]
+        }
+
+
+def same_bytes(mine: StoredArray, theirs: StoredArray) -> bool:
+    """Whether two arrays are equal byte for byte; stops at the first difference."""
+    if (mine.kind, mine.size) != (theirs.kind, theirs.size):
+        return False
+    with mine.path.open("rb") as one, theirs.path.open("rb") as other:
+        one.seek(mine.start)
+        other.seek(theirs.start)
+        left = mine.size
+        while left > 0:
+            count = min(left, _BLOCK)
+            if one.read(count) != other.read(count):
+                return False
+            left -= count
+    return True
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 
@@ -155,6 +155,18 @@ def words_of(example: Example) -> tuple[Word, ...]:
     """The words of an example; in a conversation, the last one stands for the markup of the chat template."""
     found = words(example.parts, sides_of(example))
     return (*found, Word(TEMPLATE, tuple(() for _ in example.parts))) if example.turns is not None else found
+
+
+def within(found: Sequence[Word], spans: Sequence[Span]) -> tuple[Word, ...]:
+    """The same words with their places inside one stretch of each part only."""
+    return tuple(
+        replace(word, spans=tuple(map(_inside, word.spans, spans))) if word.spans and spans else word for word in found
+    )
+
+
+def _inside(places: Sequence[Span], stretch: Span) -> tuple[Span, ...]:
+    first, last = stretch
+    return tuple((max(start, first), min(end, last)) for start, end in places if start < last and end > first)
 
 
 def words(parts: Sequence[str], sides: Sequence[str] = ()) -> tuple[Word, ...]:

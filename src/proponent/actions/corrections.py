@@ -111,7 +111,7 @@ def _refuse_unused(store: Store, unused: set[str]) -> None:
 
 
 def _matching(source: Source, data: str) -> Examples | None:
-    examples = read(data, columns=_columns(source), allow_empty=True)
+    examples = read(data, columns=_columns(source), allow_empty=True, **_written(source))
     return examples if examples.fingerprint == source.fingerprint else None
 
 
@@ -119,9 +119,15 @@ def _columns(source: Source) -> Columns:
     return Columns(**{one.name: source.columns[one.name] for one in fields(Columns) if one.name in source.columns})
 
 
+def _written(source: Source) -> dict[str, Any]:
+    """How a CSV or TSV file was read."""
+    said: dict[str, Any] = {name: source.columns[name] for name in ("separator", "quotes") if name in source.columns}
+    return said | ({"header": source.columns["header"].split(",")} if "header" in source.columns else {})
+
+
 def _still_there(store: Store, source: Source) -> tuple[Examples | None, str]:
     try:
-        examples = read_local(source.data, _columns(source), store.folder.parent)
+        examples = read_local(source.data, _columns(source), store.folder.parent, **_written(source))
     except (ProponentError, OSError) as error:
         return None, f"{source.data} cannot be read again ({error})"
     if examples is None:

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from proponent.errors import InputError, RunError
+from proponent.errors import InputError, RunError, first_line
 from proponent.models.huggingface import load_tokenizer, positions, quiet, transformers
-from proponent.models.load_report import first_line
 from proponent.models.model_outputs import pooled_states
 from proponent.models.placement import Placement, device_of
 from proponent.progress import track

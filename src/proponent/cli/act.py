@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proponent.cli.data_options import ColumnOptions, IndexDataOptions
 from proponent.cli.encoding_options import AllowOverlap, EncodingOptions, refuse_overlap
 from proponent.cli.named_files import short_names
 from proponent.cli.options import (
     BuildOptions,
-    ColumnOptions,
     Data,
-    IndexDataOptions,
     MethodOptions,
     ModelOptions,
     OutputOptions,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 from rich.console import Console
 
-from proponent.cli.options import Data, DataOptions, ModelOptions, OutputOptions, listed, usable
+from proponent.cli.data_options import DataOptions
+from proponent.cli.options import Data, ModelOptions, OutputOptions, listed, usable
 from proponent.errors import InputError
 
 if TYPE_CHECKING:

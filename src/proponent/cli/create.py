@@ -8,18 +8,9 @@ import typer
 from rich.console import Console
 
 from proponent.cli.chat_options import CountingOptions
+from proponent.cli.data_options import DataOptions, IndexDataOptions
 from proponent.cli.lines import echo
-from proponent.cli.options import (
-    BuildOptions,
-    Data,
-    DataOptions,
-    Device,
-    IndexDataOptions,
-    MethodOptions,
-    ModelOptions,
-    OutputOptions,
-    RunFolder,
-)
+from proponent.cli.options import BuildOptions, Data, Device, MethodOptions, ModelOptions, OutputOptions, RunFolder
 from proponent.cli.rollback import ChangeOptions
 from proponent.cli.slurm import script_of
 from proponent.errors import InputError
@@ -126,6 +117,10 @@ def train(
     if how is not None:
         how.check(settings)
     examples = columns.read(data, output)
+    if how is None:
+        from proponent.training.class_names import described
+
+        output.hint(described(examples))
     for number in range(training.seed, training.seed + training.runs):
         folder = out if training.runs == 1 else out / f"seed-{number}"
         seeded = replace(settings, seed=number)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proponent.cli.data_options import ColumnOptions
 from proponent.cli.options import (
-    ColumnOptions,
     Data,
     ModelOptions,
     OutputOptions,

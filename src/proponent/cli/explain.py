@@ -11,13 +11,12 @@ from rich.console import Console
 
 from proponent.cli.assignments import settings_in
 from proponent.cli.chat_options import AskingOptions
+from proponent.cli.data_options import ColumnOptions, DataOptions
 from proponent.cli.options import (
     Against,
     AggregateOptions,
     Baselines,
-    ColumnOptions,
     Data,
-    DataOptions,
     Hits,
     IndexFolder,
     MaxLength,

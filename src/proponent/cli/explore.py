@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proponent.cli.data_options import ColumnOptions
 from proponent.cli.explain import HideFunctionWords
 from proponent.cli.lines import echo
 from proponent.cli.options import (
     Against,
     Baselines,
-    ColumnOptions,
     Hits,
     IndexFolder,
     IndexOptions,

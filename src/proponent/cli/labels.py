@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from proponent.cli.options import ColumnOptions, IndexFolder, IndexOptions, OutputOptions, choice, usable
+from proponent.cli.data_options import ColumnOptions
+from proponent.cli.options import IndexFolder, IndexOptions, OutputOptions, choice, usable
 from proponent.errors import InputError
 
 if TYPE_CHECKING:

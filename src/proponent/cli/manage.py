@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 
 from proponent.cli.chat_options import CountingOptions
+from proponent.cli.data_options import IndexDataOptions
 from proponent.cli.lines import echo
 from proponent.cli.options import (
     BuildOptions,
     Data,
-    IndexDataOptions,
     IndexFolder,
     MethodOptions,
     ModelOptions,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proponent.cli.options import ColumnOptions, OutputOptions
+from proponent.cli.data_options import ColumnOptions
+from proponent.cli.options import OutputOptions
 from proponent.errors import InputError
 
 if TYPE_CHECKING:

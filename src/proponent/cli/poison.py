@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from proponent.cli.data_options import IndexDataOptions
 from proponent.cli.options import (
     BuildOptions,
     Data,
-    IndexDataOptions,
     ModelOptions,
     OutputOptions,
     PageFiles,

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from proponent.cli.data_options import ColumnOptions
 from proponent.cli.encoding_options import EncodingOptions, encoder_of
-from proponent.cli.options import ColumnOptions, Data, OutputOptions, PageFiles, numbers, usable
+from proponent.cli.options import Data, OutputOptions, PageFiles, numbers, usable
 
 if TYPE_CHECKING:
     from proponent.actions.probe import ProbeSettings

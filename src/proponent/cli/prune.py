@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from proponent.cli.chat_options import CountingOptions
+from proponent.cli.data_options import DataOptions
 from proponent.cli.encoding_options import AllowOverlap, refuse_overlap
-from proponent.cli.options import (
-    Data,
-    DataOptions,
-    MaxLength,
-    ModelOptions,
-    OutputOptions,
-    PageFiles,
-    RunFolder,
-    choice,
-    usable,
-)
+from proponent.cli.options import Data, MaxLength, ModelOptions, OutputOptions, PageFiles, RunFolder, choice, usable
 from proponent.errors import InputError
 
 if TYPE_CHECKING:

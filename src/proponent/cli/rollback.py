@@ -6,17 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from proponent.cli.options import (
-    ColumnOptions,
-    Data,
-    ModelOptions,
-    OutputOptions,
-    PageFiles,
-    RunFolder,
-    choice,
-    listed,
-    usable,
-)
+from proponent.cli.data_options import ColumnOptions
+from proponent.cli.options import Data, ModelOptions, OutputOptions, PageFiles, RunFolder, choice, listed, usable
 from proponent.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from proponent.cli.chat_options import CountingOptions
+from proponent.cli.data_options import ColumnOptions
 from proponent.cli.named_files import read_named, short_names
-from proponent.cli.options import (
-    ColumnOptions,
-    MaxLength,
-    ModelOptions,
-    OutputOptions,
-    PageFiles,
-    RunFolder,
-    listed,
-    usable,
-)
+from proponent.cli.options import MaxLength, ModelOptions, OutputOptions, PageFiles, RunFolder, listed, usable
 from proponent.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from proponent.cli.data_options import ColumnOptions
 from proponent.cli.encoding_options import AllowOverlap, EncodingOptions, encoder_of, refuse_overlap
-from proponent.cli.options import ColumnOptions, OutputOptions, usable
+from proponent.cli.options import OutputOptions, usable
 from proponent.errors import InputError, MismatchError
 
 if TYPE_CHECKING:

@@ -130,6 +130,7 @@ class _Forecaster:
     def __init__(
         self, run: Run, examples: Examples, method: Term, options: Options, scratch: Path, budget: float
     ) -> None:
+        run = run.named(examples.label_names)
         self.run, self.examples, self.options = run, examples, options
         self.labels: list[int] = []
         self.labelling = timed(lambda: self.labels.extend(label_numbers(run, examples)))

@@ -7,6 +7,7 @@ validated rows with stable ids and a content fingerprint. Tables that proponent 
 from proponent.data.arrow import write_parquet
 from proponent.data.conversations import Layout, from_json, native, to_json
 from proponent.data.examples import Columns, Examples
+from proponent.data.near_columns import near_column
 from proponent.data.rewriting import Part, write_columns, write_parts
 from proponent.data.sources import read, read_local
 from proponent.data.spreadsheet import write_csv
@@ -25,6 +26,7 @@ __all__ = [
     "WordSets",
     "from_json",
     "native",
+    "near_column",
     "parquet_bytes",
     "read",
     "read_local",

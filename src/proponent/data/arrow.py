@@ -1,6 +1,5 @@
 """Arrow and Parquet: read the user's files and write our own."""
 
-import json
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from proponent.data.arrow_bodies import refuse_bombs, refuse_kinds, unfolded_size
+from proponent.data.class_labels import class_labels
 from proponent.data.columns import Column, pack_numbers
-from proponent.data.decoding import BLOCK_BYTES, first_bytes, is_packed, read_bytes
+from proponent.data.decoding import BLOCK_BYTES, first_bytes, is_packed, other_kind, read_bytes
 from proponent.data.door import most_unfolded, size_of
 from proponent.data.parquet_files import ParquetColumns
 from proponent.data.table import RawTable, check_names, short
@@ -40,7 +40,7 @@ def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
     def get(column: str) -> Sequence[object]:
         return checked_column(name, column, arrow.column(column))
 
-    return RawTable(name, int(arrow.num_rows), names, get, classes=_class_labels(arrow.schema), schema=schema)
+    return RawTable(name, int(arrow.num_rows), names, get, classes=class_labels(arrow.schema), schema=schema)
 
 
 def checked_column(name: str, column: str, data: Any) -> Column:
@@ -54,17 +54,6 @@ def checked_column(name: str, column: str, data: Any) -> Column:
             "write the file again"
         ) from error
     return Column(data)
-
-
-# names of the ClassLabel columns, from the metadata that `datasets` writes into a schema; other metadata is ignored
-def _class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
-    notes: dict[bytes, bytes] = schema.metadata or {}
-    try:
-        features: dict[str, Any] = json.loads(notes[b"huggingface"])["info"]["features"]
-        classes = {column: feature for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
-        return {column: tuple(map(str, feature["names"])) for column, feature in classes.items()}
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return {}
 
 
 def read_user_parquet(path: Path) -> RawTable:
@@ -84,7 +73,7 @@ def read_user_parquet(path: Path) -> RawTable:
             _refuse_repeating(data, size)
         return checked_column(name, column, data)
 
-    return RawTable(name, rows, names, get, classes=_class_labels(schema), schema=schema)
+    return RawTable(name, rows, names, get, classes=class_labels(schema), schema=schema)
 
 
 @contextmanager
@@ -92,7 +81,15 @@ def _reading(path: Path, kind: str) -> Generator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable {kind} file ({first_line(error)})") from error
+        other = None if is_packed(path) else other_kind(first_bytes(path, 64), known=kind)
+        if other is not None:
+            raise DataError(f"{path}: no {kind} file, but {other}") from error
+        head = b"" if is_packed(path) else first_bytes(path, 64)
+        text = head.isascii() and not set(head) & set(range(9))
+        way = (
+            ": it looks like text; give it the ending of what it holds, such as .csv or .jsonl" if text and head else ""
+        )
+        raise DataError(f"{path}: not a readable {kind} file ({first_line(error)}){way}") from error
 
 
 def _refuse_repeating(column: Any, size: int) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -10,19 +10,11 @@ from proponent.data.columns import change_texts
 from proponent.data.conversations import contents_of, layout_of, packed
 from proponent.data.examples import Columns, Examples
 from proponent.data.labels_and_ids import ids_of, labels_of, sources_of, weights_of
+from proponent.data.near_columns import OPTIONS, near_column, unread
+from proponent.data.separated import names_like
 from proponent.data.table import RawTable, is_blank, is_null, refuse_odd_characters, short
 from proponent.data.untyped import pa
 from proponent.errors import DataError
-
-_OPTIONS = {
-    "text": "--text-column",
-    "text_pair": "--pair-column",
-    "label": "--label-column",
-    "id": "--id-column",
-    "target": "--target-column",
-    "source": "--source-column",
-    "weight": "--weight-column",
-}
 
 
 def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
@@ -38,6 +30,8 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
     if layout == "judged":
         parts.pop("label", None)
     if layout == "text":
+        asked = {role: str(getattr(columns, role)) for role in OPTIONS}
+        warnings += unread(table.name, table.column_names, asked, parts)
         fields = {"text": _texts(table, parts["text"], allow_empty, warnings)}
     else:
         fields, empty = packed(contents_of(table, layout, chat))
@@ -81,7 +75,7 @@ def _usual(table: RawTable, columns: Columns) -> Columns:
 
 # assign a column to each role: explicit names first, then default names that exist and are still free
 def _assign(table: RawTable, columns: Columns, *, texts: bool) -> dict[str, str]:
-    asked = {part: str(getattr(columns, part)) for part in _OPTIONS}
+    asked = {part: str(getattr(columns, part)) for part in OPTIONS}
     explicit = {part: name for part, name in asked.items() if name and (name != part or part == "weight")}
     taken: dict[str, str] = {}
     for part, name in explicit.items():
@@ -89,10 +83,10 @@ def _assign(table: RawTable, columns: Columns, *, texts: bool) -> dict[str, str]
             raise DataError(_missing(table, part, name))
         if name in taken:
             raise DataError(
-                f"{table.name}: column {short(name)} is selected by both {_OPTIONS[taken[name]]} and {_OPTIONS[part]}"
+                f"{table.name}: column {short(name)} is selected by both {OPTIONS[taken[name]]} and {OPTIONS[part]}"
             )
         taken[name] = part
-    usual = _OPTIONS.keys() - {"weight"}  # a column of weights counts only where somebody names it
+    usual = OPTIONS.keys() - {"weight"}  # a column of weights counts only where somebody names it
     free = {part for part in usual if asked[part] == part and part in table.column_names and part not in taken}
     if not texts:
         free -= {"text", "text_pair", "target"}
@@ -106,10 +100,18 @@ def _missing(table: RawTable, part: str, name: str) -> str:
     shown = ", ".join(map(short, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     lowered = {column.strip().lower(): column for column in names}
     near = difflib.get_close_matches(name.lower(), lowered, n=1)
-    hint = f"; did you mean {short(lowered[near[0]])}?" if near else ""
-    if len(names) == 1 and any(mark in names[0] for mark in ",;|\t"):
-        hint = "; is the separator right? .csv is read with commas, .tsv with tabs"
-    return f"{table.name}: no column {short(name)}; it has {shown}: choose a column with {_OPTIONS[part]}{hint}"
+    like = near_column(names, part) or (lowered[near[0]] if near else None)
+    hint = f"; did you mean {short(like)}?" if like else _inside(table, name) or names_like(table.name, names)
+    return f"{table.name}: no column {short(name)}; it has {shown}: choose a column with {OPTIONS[part]}{hint}"
+
+
+def _inside(table: RawTable, name: str) -> str:
+    """Say which column holds objects that have a field of that name."""
+    for column in table.column_names[:20]:
+        first = next(iter(table.get(column)), None)
+        if isinstance(first, Mapping) and name in first:
+            return f"; column {short(column)} holds objects with {short(name)}: make columns of their fields"
+    return ""
 
 
 def _texts(table: RawTable, column: str, allow_empty: bool, warnings: list[str]) -> Any:
@@ -163,7 +165,8 @@ def _string(table: RawTable, column: str, part: str, row: int, value: object) ->
         return " ".join(map(str, words))  # words, each with a tag
     also = "; if it is the label, name it with --label-column" if part == "target" else ""
     held = cast("object", value)
+    also = "; if it is the text, write the column as text" if isinstance(held, bytes | int | float) else also
     raise DataError(
         f"{table.name}: column {short(column)} must contain text, but {table.where([row])} holds {short(held)} "
-        f"({type(held).__name__}): name another column with {_OPTIONS[part]}{also}"
+        f"({type(held).__name__}): name another column with {OPTIONS[part]}{also}"
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -166,6 +166,11 @@ class Examples(Sequence[Example]):
     def schema(self) -> Any:
         """Types and metadata of the columns of a Parquet or Arrow file, from pyarrow; None for other sources."""
         return self._source.schema
+
+    @property
+    def written(self) -> Mapping[str, str]:
+        """What the user said about how a CSV or TSV file is written, by the names of the options."""
+        return self._source.written
 
     @property
     def label_column(self) -> str:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Hashable, Sequence
+import unicodedata
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from proponent.data.untyped import pa
 from proponent.errors import DataError
 from proponent.types import Label
 
+_NO_LABEL = {"nan", "none", "null", "n/a", "na", "<na>"}
+"""What programs write in place of a missing label."""
+
 _KNOWN_LABELS = 65_536
 """Maximum number of cells whose label is cached; class labels repeat."""
 
@@ -22,6 +26,7 @@ def labels_of(table: RawTable, column: str, names: tuple[str, ...] | None, warni
     """Read the labels; each distinct label is stored once."""
     codes, labels = _coded(table, column, names)
     _refuse_mixed(table, column, codes, labels)
+    warnings += _alike(table, column, labels)
     if None in labels and len(missing := np.flatnonzero(codes == labels.index(None))):
         warnings.append(f"{table.name}: {len(missing)} of {table.rows} rows have no label ({table.where(missing)})")
     if all(label is None or isinstance(label, int) for label in labels):
@@ -31,6 +36,31 @@ def labels_of(table: RawTable, column: str, names: tuple[str, ...] | None, warni
     else:
         values = pack_texts([None if label is None else str(label) for label in labels])
     return pa.DictionaryArray.from_arrays(pack_numbers(codes), values)
+
+
+def _alike(table: RawTable, column: str, labels: Sequence[Label | None]) -> Iterator[str]:
+    """Report classes whose names differ only in what nobody sees, and names that mean that there is no label."""
+    known: dict[str, str] = {}
+    for label in labels if len(labels) <= _KNOWN_LABELS else ():
+        if isinstance(label, str) and label[:1] != "[":
+            if label.casefold() in _NO_LABEL:
+                yield (
+                    f"{table.name}: column {short(column)} holds {short(label)}, which is read as the name of a class: "
+                    "leave the cell empty where there is no label"
+                )
+            other = known.setdefault(_seen(label), label)
+            if other != label:
+                yield (
+                    f"{table.name}: column {short(column)} holds {short(other)} and {short(label)}, which differ "
+                    "only in case, blanks or spelling of characters and are two classes: make them one if they mean "
+                    "the same"
+                )
+
+
+def _seen(label: str) -> str:
+    """A label as a reader sees it: without case, doubled blanks and invisible characters, composed."""
+    shown = unicodedata.normalize("NFKC", label)
+    return " ".join("".join(one for one in shown if unicodedata.category(one) != "Cf").casefold().split())
 
 
 # a number for each row, and the label of each number
@@ -43,7 +73,10 @@ def _coded(
 
     def code(row: int, value: object) -> int:
         label = _label(table, column, row, plain(value))
-        label = label if names is None else _named(table, row, label, names)
+        if names is not None and isinstance(label, str) and label[:1] == "[" and not isinstance(value, str):
+            label = json.dumps([_named(table, row, _item(one), names) for one in json.loads(label)], ensure_ascii=False)
+        elif names is not None:
+            label = _named(table, row, label, names)
         refuse_odd_characters(table, column, row, [label])
         found = numbers.setdefault(label, len(numbers))
         if label is not None and isinstance(value, Hashable) and len(known) < _KNOWN_LABELS:
@@ -87,6 +120,12 @@ def _label(table: RawTable, column: str, row: int, value: object) -> Label | Non
     else:
         why = f"{short(value)}: class numbers are limited to 64 bits; store such labels as text"
     raise DataError(f"{table.place(column, row)} holds {why}")
+
+
+def _item(value: object) -> Any:
+    """One entry of a list of class numbers; -100 is what trainers give to words that do not count."""
+    value = plain(value)
+    return None if value == -100 else value
 
 
 def _native(value: Any) -> Any:

@@ -12,7 +12,8 @@ import numpy as np
 from proponent.data.arrow import arrow_rows, arrow_table, joined_arrow, write_arrow, write_parquet
 from proponent.data.columns import select
 from proponent.data.examples import Examples
-from proponent.data.separated import SEPARATORS, header_of, same_bytes, separator_of
+from proponent.data.same_bytes import header_of, same_bytes, separator_of
+from proponent.data.separated import SEPARATORS
 from proponent.data.spreadsheet import text_sink, write_csv_rows
 from proponent.data.table import short
 from proponent.data.text_files import raw_records, spliced
@@ -61,6 +62,7 @@ def _same_file_kind(parts: Sequence[Part], kind: str) -> bool:
     separator, names = SEPARATORS[kind], list(parts[0].examples.column_names) if parts else []
     return bool(parts) and all(
         not one.added
+        and not one.examples.written  # another separator, other quotes or no header: the columns are written anew
         and separator_of(one.examples.name) == separator
         and list(one.examples.column_names) == names
         and header_of(Path(one.examples.name), separator) == names

@@ -1,108 +1,210 @@
-"""CSV and TSV files written again as they are: quotes, line ends, byte order mark; only changed fields differ."""
+"""CSV and TSV, and their like with another separator: read strictly and row by row; errors name the line."""
 
-import codecs
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import threading
+from array import array
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Literal, get_args
 
-from proponent.data.decoding import first_bytes, is_packed, read_bytes, text_lines
-from proponent.data.text_files import fields_of_any_length
+from proponent.data.columns import ColumnBuilder
+from proponent.data.decoding import text_lines
+from proponent.data.table import RawTable, check_names, packed_table, skipped_lines
+from proponent.errors import DataError, InputError
+
+Quotes = Literal["auto", "double", "none"]
+"""What a quote at the beginning of a field means: it quotes the field (double), or nothing (none). With auto it quotes,
+and a quoted field whose lines look like rows is refused in TSV files and reported in others."""
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+"""The separator of each type of file."""
+
+_NAMED = {"comma": ",", "tab": "\t", "\\t": "\t", "semicolon": ";", "pipe": "|", "space": " "}
+_OTHERS = (";", "\t", "|", ",")
+_JSON = "the first line looks like JSON: rename the file to .jsonl (one object per line) or .json (one list)"
+_ANY_LENGTH = 2**31 - 1
+_FIRST = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
+_field_limit = threading.Lock()
 
 
-def separator_of(name: str) -> str | None:
-    """The separator of a file by its name, packed or not; None for other files."""
-    bare = name.lower().removesuffix(".gz")
-    return next((mark for suffix, mark in SEPARATORS.items() if bare.endswith(suffix)), None)
+@dataclass(frozen=True)
+class Separated:
+    """How a CSV or TSV file is written."""
+
+    header: tuple[str, ...] = ()  # names of the columns of a file without a header line
+    separator: str = ""  # empty: that of the file's type
+    quotes: Quotes = "auto"
+
+    @classmethod
+    def of(cls, header: Sequence[str] = (), separator: str = "", quotes: str = "auto") -> "Separated":
+        """Check what a user says about a file."""
+        mark = _NAMED.get(separator, separator)
+        if len(mark) > 1 or mark in {'"', "\r", "\n"}:
+            raise InputError(
+                f"--separator {separator!r} (separator=): give one character, or one of {', '.join(_NAMED)}"
+            )
+        if quotes not in get_args(Quotes):
+            raise InputError(f"--quotes {quotes!r} (quotes=): choose one of {', '.join(get_args(Quotes))}")
+        return cls(tuple(header), mark, quotes)  # type: ignore[arg-type]
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is said about the file."""
+        return self == Separated()
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """What must be known to read the file again, by the names of the options; lists are joined by commas."""
+        said = {"header": ",".join(self.header), "separator": self.separator, "quotes": self.quotes}
+        return {name: value for name, value in said.items() if value != ("auto" if name == "quotes" else "")}
 
 
-def header_of(path: Path, separator: str) -> list[str]:
-    """The fields of the first record of a file."""
-    for _, fields in _raw_rows(path, separator):
-        if fields:
-            return fields
-    return []
+def read_separated(path: Path, how: Separated, usual: str) -> RawTable:
+    """Read a file whose columns are named by its first line, or by the caller."""
+    name = str(path)
+    header = check_names(name, how.header) if how.header else None
+    separator, begin, held = _first_line(name, text_lines(path, newline=""), how.separator, usual)
+    packer = ColumnBuilder(list, header or ())
+    lines, blank = array("q"), array("q")
+    ragged, odd = list[str](), list[str]()
+    for line, last, alike, row in _rows(name, held, begin, separator, how.quotes):
+        if alike:
+            odd.append(f"lines {line} to {last}")
+        if not row:
+            blank.append(line)
+        elif header is None:
+            header = check_names(name, row)
+            packer = ColumnBuilder(list, header)
+        else:
+            lines.append(line)
+            if len(row) == len(header):
+                packer.add(dict(zip(header, row, strict=True)))
+            elif len(ragged) < 3:
+                ragged.append(f"line {line} has {len(row)}")
+    if header is None:
+        raise DataError(f"{path}: the file is empty")
+    _refuse_ragged(name, header, ragged, len(lines) - len(packer), named=bool(how.header))
+    warnings = [*skipped_lines(name, blank, lines), *_odd_quotes(name, odd, separator)]
+    return packed_table(name, packer, lines, tuple(warnings), how.stored)
 
 
-def same_bytes(
-    path: Path, rows: Sequence[int], at: int, changes: Mapping[int, str], *, header: bool, more: bool
-) -> Iterator[bytes]:
-    """Give some rows of a file as they are written there, in order.
-
-    Args:
-        path: the file; its name tells its separator.
-        rows: 0-based rows to keep, ascending.
-        at: 0-based field that `changes` change.
-        changes: new value by row.
-        header: whether to write the first record, which names the fields.
-        more: whether other rows follow, so that the last one needs a line end.
-
-    Yields:
-        The byte order mark if there is one, the header, and each row.
-    """
-    separator = separator_of(str(path)) or ","
-    if header and _marked(path):
-        yield codecs.BOM_UTF8
-    wanted, last, end = set(rows), max(rows, default=-1), "\r\n"
-    number = -2  # of the record: -1 is the header
-    for raw, fields in _raw_rows(path, separator):
-        number += bool(fields)
-        if not fields or (number not in wanted and (number >= 0 or not header)):
-            continue
-        text = _with_field(raw, at, changes[number], separator) if number in changes else raw
-        if text.endswith(("\r", "\n")):
-            end = "\r\n" if text.endswith("\r\n") else text[-1]
-        elif number != last or more:
-            text += end
-        yield text.encode("utf-8")
+def _first_line(name: str, lines: Iterator[str], asked: str, usual: str) -> tuple[str, int, Iterator[str]]:
+    """The separator, the number of the first line that is read, and the lines; spreadsheets may write sep=; first."""
+    first = next(lines, "")
+    if first.startswith(('{"', "[{", "{'")):
+        raise DataError(f"{name}: {_JSON}")
+    named = _FIRST.fullmatch(first)
+    if named is None:
+        return asked or usual, 1, chain([first], lines)
+    return asked or named[1], 2, lines
 
 
-def _marked(path: Path) -> bool:
-    head = read_bytes(path)[:3] if is_packed(path) else first_bytes(path)
-    return head.startswith(codecs.BOM_UTF8)
+def _refuse_ragged(name: str, header: Sequence[str], ragged: Sequence[str], count: int, *, named: bool) -> None:
+    if not count:
+        return
+    more = f" and {count - 3} more lines" if count > 3 else ""
+    way = other_separator(header) if len(header) == 1 and not named else ""
+    if not way and not named and header[0].startswith("#"):
+        way = "line 1 looks like a comment: remove it"
+    fewer = all(int(one.rsplit(" ", 1)[1]) < len(header) for one in ragged)
+    usual = (
+        "give every row a field for each column (empty ones, too)"
+        if fewer
+        else 'put double quotes (") around fields that contain the separator'
+    )
+    raise DataError(
+        f"{name}: {'--header' if named else 'the header'} has {len(header)} field{'s' * (len(header) != 1)} but "
+        f"{', '.join(ragged)}{more}: {way or usual}"
+    )
 
 
-def _raw_rows(path: Path, separator: str) -> Iterator[tuple[str, list[str]]]:
-    """Each record of a file as it is written, line end included, and its fields; none of a blank line."""
+def other_separator(names: Sequence[str]) -> str:
+    """Advice for a table with one column whose name contains a separator; empty where it contains none."""
+    mark = next((one for one in _OTHERS if one in names[0]), None)
+    if mark is None:
+        return ""
+    said = next(word for word, one in _NAMED.items() if one == mark)
+    return (
+        f"is the separator right? the first line contains a {said}: read the file with --separator {said} "
+        f"(separator={mark!r})"
+    )
+
+
+def _odd_quotes(name: str, odd: Sequence[str], separator: str) -> Iterator[str]:
+    """Report quoted fields whose lines look like rows; refuse them in a TSV file, where fields hold no tabs."""
+    if not odd:
+        return
+    found = (
+        f"{name}: a quoted field holds line ends and separators, so that each of its lines looks like a row "
+        f"({', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''})"
+    )
+    if separator == "\t":
+        raise DataError(
+            f"{found}: if quotes mean nothing in this file, read it with --quotes none (quotes=); if they quote "
+            "fields, with --quotes double"
+        )
+    yield f"{found}: if quotes mean nothing in this file, read it with --quotes none (quotes=)"
+
+
+# yield each row with its first and last line, and whether each of several lines looks like a row; a blank line is an
+# empty row
+def _rows(
+    name: str, lines: Iterator[str], begin: int, separator: str, quotes: Quotes
+) -> Iterator[tuple[int, int, bool, list[str]]]:
     held: list[str] = []
+    number, fields = begin, 0
 
-    def lines() -> Iterator[str]:
-        for line in text_lines(path, newline=""):
+    def noted() -> Iterator[str]:
+        for line in lines:
             held.append(line)
             yield line
 
     with fields_of_any_length():
-        for fields in csv.reader(lines(), delimiter=separator, strict=True):
-            raw = "".join(held)
-            held.clear()
-            yield raw, fields
+        how = csv.QUOTE_NONE if quotes == "none" else csv.QUOTE_MINIMAL
+        reader = csv.reader(noted(), delimiter=separator, strict=True, quoting=how)
+        try:
+            for row in reader:
+                fields = fields or (_count(held[0], separator) if len(held) > 1 else len(row))
+                alike = quotes == "auto" and len(held) > 1 < fields
+                alike = alike and all(_count(one, separator) == fields for one in held)
+                yield number, number + len(held) - 1, alike, row
+                number += len(held)
+                held.clear()
+        except csv.Error as error:
+            raise DataError(_quote_error(name, number, number + len(held) - 1, str(error))) from error
 
 
-def _with_field(raw: str, at: int, value: str, separator: str) -> str:
-    """A record with one field changed; quoted if it was, or if the value needs it."""
-    start, end = _place(raw, at, separator)
-    if raw[start : start + 1] == '"' or any(mark in value for mark in (separator, '"', "\r", "\n")):
-        value = '"' + value.replace('"', '""') + '"'
-    return raw[:start] + value + raw[end:]
+def _count(line: str, separator: str) -> int:
+    return line.count(separator) + 1
 
 
-def _place(raw: str, at: int, separator: str) -> tuple[int, int]:
-    """Where a field of a record begins and ends, its quotes included."""
-    start = 0
-    for _ in range(at):
-        start = _end(raw, start, separator) + 1
-    return start, _end(raw, start, separator)
+@contextmanager
+def fields_of_any_length() -> Generator[None]:
+    """Lift the csv module's limit of 131,072 characters; the limit is global, so it is restored afterwards."""
+    with _field_limit:
+        before = csv.field_size_limit(_ANY_LENGTH)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
-def _end(raw: str, start: int, separator: str) -> int:
-    """Where the field that begins here ends."""
-    at = start
-    if raw[at : at + 1] == '"':
-        at = raw.index('"', at + 1) + 1
-        while raw[at : at + 1] == '"':  # a doubled quote is one of the text
-            at = raw.index('"', at + 1) + 1
-        return at
-    while at < len(raw) and raw[at] not in (separator, "\r", "\n"):
-        at += 1
-    return at
+def _quote_error(name: str, start: int, line: int, reason: str) -> str:
+    way = "or read the file with --quotes none (quotes=) if quotes mean nothing in it"
+    if "unexpected end" in reason:
+        return (
+            f"{name}: the row that starts on line {start} opens a quote that is never closed: close or double it, {way}"
+        )
+    return f"{name}: wrong quotes on line {line} ({reason}): double every quote inside a quoted field, {way}"
+
+
+def names_like(name: str, names: Sequence[str]) -> str:
+    """Advice for columns whose names show that a file is not what its name says; empty where they are plain."""
+    if not name.lower().removesuffix(".gz").endswith(tuple(SEPARATORS)):
+        return ""
+    other = other_separator(names) if len(names) == 1 else ""
+    return f"; {other}" if other else "; if its first line is a row, name the columns with --header (header=)"

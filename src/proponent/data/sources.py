@@ -12,13 +12,14 @@ from typing import Any, cast
 
 from proponent.data.arrow import checked_column, is_arrow_table, read_user_arrow, read_user_parquet, table_of_arrow
 from proponent.data.checks import check
+from proponent.data.class_labels import feature_names
 from proponent.data.columns import Column, ColumnBuilder, joined
 from proponent.data.conversations import native
 from proponent.data.examples import Columns, Examples
 from proponent.data.saved import check_saved, is_saved
-from proponent.data.separated import SEPARATORS
-from proponent.data.table import RawTable, check_names, one_after_another, short, table_of_records
-from proponent.data.text_files import packed_table, read_json, read_json_lines, read_separated
+from proponent.data.separated import SEPARATORS, Separated, read_separated
+from proponent.data.table import RawTable, check_names, one_after_another, packed_table, short, table_of_records
+from proponent.data.text_files import read_json, read_json_lines
 from proponent.errors import DataError, MissingExtraError
 from proponent.types import Example
 
@@ -28,15 +29,29 @@ _STRETCH = 4096
 """Rows of a `datasets.Dataset` that are reordered at a time."""
 
 _READERS: dict[str, Callable[[Path], RawTable]] = {
-    ".csv": lambda path: read_separated(path, ","),
-    ".tsv": lambda path: read_separated(path, "\t"),
     ".jsonl": read_json_lines,
     ".ndjson": read_json_lines,
     ".json": read_json,
     ".parquet": read_user_parquet,
     ".arrow": read_user_arrow,
 }
-_KNOWN = ", ".join(_READERS) + " (each also with .gz)"
+_SUFFIXES = (*SEPARATORS, *_READERS)
+_KNOWN = ", ".join(_SUFFIXES) + " (each also with .gz)"
+_OTHER_TYPES = {
+    (".xlsx", ".xls", ".ods"): "export the sheet as CSV",
+    (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"): "unpack it",
+    (".txt", ""): "give it the ending of what it holds: .csv with a header line, or .jsonl",
+    (
+        ".pkl",
+        ".pickle",
+        ".pt",
+        ".pth",
+        ".bin",
+        ".npy",
+        ".npz",
+    ): "save the data as Parquet or JSON (no pickle is opened)",
+    (".yaml", ".yml", ".xml", ".html", ".pdf", ".docx", ".md"): "convert it to CSV or JSON",
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _NAME_AND_SPLIT = re.compile(r"(.+) \[([^\[\]]+)\]", re.DOTALL)
 _KINDS = (
@@ -53,8 +68,28 @@ def read(
     revision: str | None = None,
     allow_empty: bool = False,
     header: Sequence[str] = (),
+    separator: str = "",
+    quotes: str = "auto",
 ) -> Examples:
-    """Read any supported input into validated examples; `header` names the columns of a CSV or TSV file without one."""
+    """Read any supported input into validated examples.
+
+    Args:
+        source: a path, a list of paths, a hub id, a data set, a table, or a list of dicts or texts.
+        columns: which column has which role.
+        split: split of a data set that has several.
+        revision: revision of a hub data set.
+        allow_empty: accept rows with empty texts.
+        header: names of the columns of a CSV or TSV file without a header line.
+        separator: the separator of such a file, if it is not that of its type.
+        quotes: what quotes mean in such a file: auto, double (they quote fields) or none (nothing).
+
+    Returns:
+        The examples.
+
+    Raises:
+        DataError: the data cannot be read; the message names the place.
+    """
+    how = Separated.of(header, separator, quotes)
     if isinstance(source, Examples):
         _refuse_split(source.name, split, revision)
         return source
@@ -62,19 +97,19 @@ def read(
         columns = replace(columns, weight="weight")
     if isinstance(source, str | os.PathLike):
         path = cast("str | os.PathLike[str]", source)
-        table = _table_of_path(path, split, revision) if not header else _table_without_header(path, header)
+        table = _table_of_path(path, split, revision, how)
     else:
-        table = _table_of_object(source, columns, split, revision)
+        table = _table_of_object(source, columns, split, revision, how)
     return check(table, columns, allow_empty)
 
 
-def read_local(name: str, columns: Columns, folder: Path) -> Examples | None:
+def read_local(name: str, columns: Columns, folder: Path, **written: Any) -> Examples | None:
     """Read a data set again by the name stored with its examples; None if no local file or folder has that name."""
     found = _NAME_AND_SPLIT.fullmatch(name)
     for spelled, split in ((name, None), *([found.groups()] if found else [])):
         for path in (Path(spelled), folder / spelled):
             if _exists(path) and (path.is_file() or path.is_dir()):  # no pipe: reading it might never end
-                return read(path, columns=columns, split=split, allow_empty=True)
+                return read(path, columns=columns, split=split, allow_empty=True, **written)
     return None
 
 
@@ -85,34 +120,37 @@ def _refuse_split(name: str, split: str | None, revision: str | None) -> None:
         raise DataError(f"{name}: only a hub data set has revisions: leave out --revision {revision}")
 
 
-def _table_of_path(source: str | os.PathLike[str], split: str | None, revision: str | None) -> RawTable:
+def _table_of_path(source: str | os.PathLike[str], split: str | None, revision: str | None, how: Separated) -> RawTable:
     path = Path(os.fsdecode(source))
     suffix = _suffix(path)
     if not _exists(path):
         if (
             isinstance(source, str)
             and _HUB_ID.fullmatch(source)
-            and suffix not in _READERS
+            and suffix not in _SUFFIXES
             and not _exists(path.parent)
         ):
+            _refuse_separated(source, how)
             return _table_of_hub(source, split, revision)
         raise DataError(_not_found(path))
     if path.is_dir():
         _refuse_split(str(path), None, revision)
+        _refuse_separated(str(path), how)
         return _table_of_folder(path, split)
     _refuse_split(str(path), split, revision)
+    if suffix in SEPARATORS:
+        return read_separated(path, how, SEPARATORS[suffix])
     if suffix not in _READERS:
-        raise DataError(f"{path}: unknown file type {short(path.suffix)}; supported: {_KNOWN}")
+        way = next((f": {way}" for ends, way in _OTHER_TYPES.items() if path.suffix.lower() in ends), "")
+        raise DataError(f"{path}: unknown file type {short(path.suffix)}{way}; supported: {_KNOWN}")
+    _refuse_separated(str(path), how)
     return _READERS[suffix](path)
 
 
-def _table_without_header(source: str | os.PathLike[str], header: Sequence[str]) -> RawTable:
-    path = Path(os.fsdecode(source))
-    if _suffix(path) not in SEPARATORS:
-        raise DataError(f"{path}: only CSV and TSV files have a header line: leave out --header (header=)")
-    if not _exists(path):
-        raise DataError(_not_found(path))
-    return read_separated(path, SEPARATORS[_suffix(path)], header)
+def _refuse_separated(name: str, how: Separated) -> None:
+    said = next(iter(how.stored), None)
+    if said is not None:
+        raise DataError(f"{name}: --{said} is for CSV and TSV files: leave it out ({said}=)")
 
 
 def _suffix(path: Path) -> str:
@@ -152,7 +190,7 @@ def _datasets(needed_for: str) -> Any:
 
 def _table_of_folder(path: Path, split: str | None) -> RawTable:
     if not is_saved(path):
-        inside = [name for name in _names_in(path) if _suffix(Path(name)) in _READERS]
+        inside = [name for name in _names_in(path) if _suffix(Path(name)) in _SUFFIXES]
         held = [name for name in _names_in(path) if is_saved(path / name)]
         hint = f"name one of its files: {', '.join(map(short, inside[:5]))}" if inside else f"supported files: {_KNOWN}"
         hint = f"name a data set in it: {', '.join(map(short, held[:5]))}" if held else hint
@@ -186,36 +224,37 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {short(line, limit=200)}"
 
 
-def _table_of_object(source: object, columns: Columns, split: str | None, revision: str | None) -> RawTable:
+def _table_of_object(
+    source: object, columns: Columns, split: str | None, revision: str | None, how: Separated
+) -> RawTable:
     # an object can belong to a package only if that package is already imported, so none is imported to find out
     datasets: Any = sys.modules.get("datasets")
     kinds = ("Dataset", "IterableDataset", "DatasetDict", "IterableDatasetDict")
     if datasets is not None and isinstance(source, tuple(getattr(datasets, kind) for kind in kinds)):
         _refuse_split("this data set is already loaded", None, revision)
+        _refuse_separated("this data set is already loaded", how)
         return _table_of_dataset(datasets, source, split, None)
-    table = _table_of_rows(source, columns)
+    table = _table_of_rows(source, columns, how)
     _refuse_split(table.name, split, revision)
     return table
 
 
-def _table_of_rows(source: object, columns: Columns) -> RawTable:
+def _table_of_rows(source: object, columns: Columns, how: Separated) -> RawTable:
+    if isinstance(source, list | tuple) and (paths := _paths_of(cast("Sequence[object]", source))):
+        tables = [_table_of_path(one, None, None, how) for one in paths]
+        return tables[0] if len(tables) == 1 else one_after_another(tables, astuple(columns))
+    _refuse_separated("this data is no file", how)
     pandas: Any = sys.modules.get("pandas")
     polars: Any = sys.modules.get("polars")
     if pandas is not None and isinstance(source, pandas.DataFrame):
         return _table_of_pandas(source)
     if polars is not None and isinstance(source, polars.DataFrame):
         return _table_of_polars(source)
-    if is_arrow_table(source):
-        arrow: Any = source
+    if is_arrow_table(cast("object", source)):
+        arrow = cast("Any", source)
         return table_of_arrow(arrow, f"pyarrow.Table of {arrow.num_rows} rows")
     if isinstance(source, list | tuple):
-        rows = cast("Sequence[object]", source)
-        paths = _paths_of(rows)
-        if len(paths) == 1:
-            return _table_of_path(paths[0], None, None)
-        if paths:
-            return one_after_another([_table_of_path(one, None, None) for one in paths], astuple(columns))
-        return _table_of_list(rows, columns.text)
+        return _table_of_list(cast("Sequence[object]", source), columns.text)
     raise DataError(f"cannot read examples from {short(source)} ({type(source).__name__}): pass {_KINDS}")
 
 
@@ -238,11 +277,8 @@ def _table_of_dataset(datasets: Any, source: Any, split: str | None, name: str |
 
 def _table_of_split(datasets: Any, source: Any, name: str | None) -> RawTable:
     features: Mapping[str, Any] = source.features or {}
-    classes = {
-        column: tuple(map(str, feature.names))
-        for column, feature in features.items()
-        if isinstance(feature, datasets.ClassLabel)
-    }
+    named = ((column, feature_names(feature)) for column, feature in features.items())
+    classes = {column: names for column, names in named if names is not None}
     if isinstance(source, datasets.IterableDataset):
         packer = ColumnBuilder(list)
         for record in source:
@@ -314,7 +350,7 @@ def _means_a_path(one: object) -> bool:
         return True
     if not isinstance(one, str) or "\n" in one or "\0" in one:
         return False
-    known = _suffix(Path(one)) in _READERS
+    known = _suffix(Path(one)) in _SUFFIXES
     there = os.sep in one and _exists(Path(one))
     return there or (known and (not any(letter.isspace() for letter in one) or _exists(Path(one))))
 

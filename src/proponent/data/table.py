@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Int
 
-from proponent.data.columns import Column, joined
+from proponent.data.columns import Column, ColumnBuilder, joined
 from proponent.data.untyped import pa
 from proponent.errors import DataError
 
@@ -29,6 +29,8 @@ class RawTable:
     warnings: tuple[str, ...] = ()  # lines that the reader wants to show
     # names behind the numbers of each column that is a `datasets` ClassLabel
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    # what the user said about how a CSV or TSV file is written, by the names of the options
+    written: Mapping[str, str] = field(default_factory=dict[str, str])
     schema: Any = None  # the `pyarrow.Schema` of a Parquet or Arrow file, with metadata; None for other kinds of input
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
@@ -63,6 +65,25 @@ def check_names(name: str, column_names: Sequence[object]) -> tuple[str, ...]:
             raise DataError(f"{name}: two columns are named {short(column)}: rename one of them")
         checked.append(column)
     return tuple(checked)
+
+
+def packed_table(
+    name: str,
+    packer: ColumnBuilder,
+    lines: Sequence[int] | None = None,
+    warnings: tuple[str, ...] = (),
+    written: Mapping[str, str] | None = None,
+) -> RawTable:
+    """Build a table from packed records."""
+    columns = packer.columns()
+    names = check_names(name, list(columns))
+    return RawTable(name, len(packer), names, lambda key: columns[key](), lines, warnings, written=dict(written or {}))
+
+
+def skipped_lines(name: str, blank: Sequence[int], lines: Sequence[int]) -> tuple[str, ...]:
+    """Report blank lines before the last row."""
+    inner = [line for line in blank if len(lines) and line < lines[-1]]
+    return (f"{name}: {len(inner)} blank lines skipped (first: line {inner[0]})",) if inner else ()
 
 
 def table_of_records(

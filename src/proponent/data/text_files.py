@@ -1,93 +1,18 @@
-"""CSV, TSV, JSON and JSON Lines: read strictly and row by row; errors name the line."""
+"""JSON and JSON Lines: read strictly and row by row; errors name the line."""
 
-import csv
 import json
 import re
-import threading
 from array import array
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 from proponent.data.columns import ColumnBuilder, as_json
 from proponent.data.decoding import read_text, text_lines
-from proponent.data.table import RawTable, check_names, short
+from proponent.data.table import RawTable, packed_table, short, skipped_lines
 from proponent.errors import DataError
 
-_ANY_LENGTH = 2**31 - 1
 _SPACE = re.compile(r"[ \t\n\r]*")
-_field_limit = threading.Lock()
-
-
-def read_separated(path: Path, delimiter: str, names: Sequence[str] = ()) -> RawTable:
-    """Read a CSV or TSV file whose columns are named by its first line, or by the caller."""
-    name = str(path)
-    header = check_names(name, names) if names else None
-    packer = ColumnBuilder(list, header or ())
-    lines, blank = array("q"), array("q")
-    ragged: list[str] = []
-    for line, row in _separated_rows(name, text_lines(path, newline=""), delimiter):
-        if not row:
-            blank.append(line)
-        elif header is None:
-            header = check_names(name, row)
-            packer = ColumnBuilder(list, header)
-        else:
-            lines.append(line)
-            if len(row) == len(header):
-                packer.add(dict(zip(header, row, strict=True)))
-            elif len(ragged) < 3:
-                ragged.append(f"line {line} has {len(row)}")
-    if header is None:
-        raise DataError(f"{path}: the file is empty")
-    _refuse_ragged(name, len(header), ragged, len(lines) - len(packer), "--header" if names else "the header")
-    return packed_table(name, packer, lines, _blank_lines(name, blank, lines))
-
-
-def _refuse_ragged(name: str, fields: int, ragged: Sequence[str], count: int, names: str) -> None:
-    if count:
-        more = f" and {count - 3} more lines" if count > 3 else ""
-        raise DataError(
-            f"{name}: {names} has {fields} fields but {', '.join(ragged)}{more}: put quotes around fields that "
-            "contain the separator"
-        )
-
-
-# yield each row with the line it starts on; a blank line is an empty row
-def _separated_rows(name: str, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    start = 1
-    with fields_of_any_length():
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        try:
-            for row in reader:
-                yield start, row
-                start = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(_quote_error(name, start, reader.line_num, str(error))) from error
-
-
-@contextmanager
-def fields_of_any_length() -> Generator[None]:
-    """Lift the csv module's limit of 131,072 characters; the limit is global, so it is restored afterwards."""
-    with _field_limit:
-        before = csv.field_size_limit(_ANY_LENGTH)
-        try:
-            yield
-        finally:
-            csv.field_size_limit(before)
-
-
-def _quote_error(name: str, start: int, line: int, reason: str) -> str:
-    if "unexpected end" in reason:
-        return f"{name}: the row that starts on line {start} opens a quote that is never closed: close or double it"
-    return f"{name}: wrong quotes on line {line} ({reason}): double every quote inside a quoted field"
-
-
-# blank lines after the last row are ignored; earlier ones cause a warning
-def _blank_lines(name: str, blank: Sequence[int], lines: Sequence[int]) -> tuple[str, ...]:
-    inner = [line for line in blank if len(lines) and line < lines[-1]]
-    return (f"{name}: {len(inner)} blank lines skipped (first: line {inner[0]})",) if inner else ()
 
 
 def read_json_lines(path: Path) -> RawTable:
@@ -103,15 +28,7 @@ def read_json_lines(path: Path) -> RawTable:
             lines.append(number)
         else:
             blank.append(number)
-    return packed_table(str(path), packer, lines, _blank_lines(str(path), blank, lines))
-
-
-def packed_table(
-    name: str, packer: ColumnBuilder, lines: Sequence[int] | None = None, warnings: tuple[str, ...] = ()
-) -> RawTable:
-    """Build a table from packed records."""
-    columns = packer.columns()
-    return RawTable(name, len(packer), check_names(name, list(columns)), lambda key: columns[key](), lines, warnings)
+    return packed_table(str(path), packer, lines, skipped_lines(str(path), blank, lines))
 
 
 def read_json(path: Path) -> RawTable:
@@ -154,8 +71,19 @@ def _past_comma(text: str, at: int) -> int:
 def _whole_list(path: Path, text: str) -> list[object]:
     parsed = _parse(str(path), text, False)
     if not isinstance(parsed, list):
-        raise DataError(f"{path}: contains {_kind(parsed)}, not a list of objects: for one object per line, use .jsonl")
+        raise DataError(f"{path}: contains {_kind(parsed)}, not a list of objects: {_way(parsed)}")
     return cast("list[object]", parsed)
+
+
+def _way(parsed: object) -> str:
+    """How to turn JSON that is no list into rows."""
+    fields = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
+    inner = next((name for name, value in fields.items() if isinstance(value, list)), None)
+    if fields and all(isinstance(value, list | dict) for value in fields.values()) and len(fields) > 1:
+        return "its fields look like columns: write rows, as pandas does with to_json(orient='records')"
+    if inner is not None:
+        return f"it has a list {short(inner)}: write that list alone"
+    return "for one object per line, use .jsonl"
 
 
 def _parse(where: str, text: str, one_line: bool) -> object:
@@ -164,9 +92,18 @@ def _parse(where: str, text: str, one_line: bool) -> object:
     except json.JSONDecodeError as error:
         place = f"column {error.colno}" if one_line else f"line {error.lineno} column {error.colno}"
         hint = ": for one object per line, use .jsonl" if error.msg == "Extra data" and not one_line else ""
+        if one_line and where.endswith(": line 1"):
+            hint = _first_hint(text)
         raise DataError(f"{where} is not valid JSON ({error.msg}, {place}){hint}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not usable JSON ({error})") from error
+
+
+def _first_hint(text: str) -> str:
+    """Advice for a first line that is no JSON."""
+    if text.strip() in {"{", "["}:
+        return ": each line is one object; a file that is one list is .json"
+    return "" if text.lstrip().startswith(("{", "[")) else ": a CSV file with a header line is .csv"
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -180,7 +117,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _record(value: object, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise DataError(f'{where} contains {_kind(value)}, not an object such as {{"text": ...}}')
+        kind = _kind(value)
+        hint = ": a file that is one list is .json" if kind == "a list" and "line" in where else ""
+        raise DataError(f'{where} contains {kind}, not an object such as {{"text": ...}}{hint}')
     return cast("dict[str, object]", value)
 
 

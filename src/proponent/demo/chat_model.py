@@ -12,11 +12,10 @@ from typing import Any, cast
 
 import torch
 
-from proponent.errors import MissingExtraError, RunError
+from proponent.errors import MissingExtraError, RunError, first_line
 from proponent.models import Run
 from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.huggingface import transformers
-from proponent.models.load_report import first_line
 from proponent.models.recorder import Recorder
 from proponent.models.saving import save_model
 from proponent.training.trainer import Watch, one_device

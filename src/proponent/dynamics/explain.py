@@ -75,6 +75,7 @@ def explain_run(
         labels=run.task.labels,
         n_examples=len(examples),
         example=examples.__getitem__,
+        stretches=encoder.stretches,
         caveat=found.caveat,
     )
     scorer, every = LoopScorer(found, examples), np.ones(len(examples), dtype=np.bool_)

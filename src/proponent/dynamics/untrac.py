@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from proponent.errors import InputError
 from proponent.models import Encoded
-from proponent.models.adapter_modules import fixed_layer, trained_of
+from proponent.models.adapter_modules import fixed_layer
 from proponent.models.encoding import Encoder
 from proponent.models.tasks.base import Task, logits_of
+from proponent.models.trained_parts import trained_of
 
 OPTIMIZERS = ("adam", "adafactor", "rmsprop", "momentum", "sgd")
 _LEAST_RISE = 0.5

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from proponent.errors import InputError
+from proponent.models.trained_parts import free_trained, trained_of
 from proponent.training.loop import Problem, gradient, one_thread
 from proponent.training.schedule import Step, advance
 
@@ -29,7 +30,7 @@ def tail_patch(
     """Take one step on each proponent, measure, and undo it."""
     if len({len(one) for one in proponents}) > 1:
         raise InputError("every query needs the same number of proponents")
-    model.eval().requires_grad_(requires_grad=True)
+    free_trained(model.eval(), trained_of(model))
     kept = {name: one.detach().clone() for name, one in model.named_parameters()}
     with one_thread():
         before = problem.outputs(model).of(classes, "probability")

@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from proponent.errors import RunError
+from proponent.errors import ProponentError, RunError, first_line
 from proponent.gradients.dry_run import Order
 from proponent.gradients.forms import Outer, Rows
-from proponent.gradients.layer_hooks import Call, LayerHooks
+from proponent.gradients.layer_hooks import Call, LayerHooks, UnbatchedError
 from proponent.gradients.layer_rules import Block
 from proponent.gradients.model_parts import (
     Lookup,
@@ -201,8 +201,14 @@ class Capture:
         try:
             return logits_of(self.model(**inputs))
         except Exception as error:
-            if short is None or isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, torch.OutOfMemoryError | UnbatchedError | ProponentError):
                 raise
+            if short is None:
+                n, t = inputs["input_ids"].shape
+                raise RunError(
+                    f"{type(self.model).__name__} fails on {n} texts of {t} tokens ({first_line(error)}): check that "
+                    "transformers itself runs this model on such texts"
+                ) from error
             short.output.refuse()  # any other fault shows itself again when the pass is made whole
             return None
 
@@ -369,7 +375,9 @@ def _indptr(kept: Bool[np.ndarray, "n t"]) -> Int[np.ndarray, " m"]:
     return np.concatenate([[0], np.cumsum(kept.sum(1))])
 
 
-def _pooled(hidden: Float[Tensor, "n t d"], mask: Bool[Tensor, "n t"]) -> Float[np.ndarray, "n d"]:
+def _pooled(hidden: Float[Tensor, "n u d"], mask: Bool[Tensor, "n t"]) -> Float[np.ndarray, "n d"]:
+    if hidden.shape[1] != mask.shape[1]:  # a model that shortens its texts (Funnel): its positions are no tokens
+        return host(hidden.mean(1))
     weight = mask.float()[:, :, None]
     return host((hidden * weight).sum(1) / weight.sum(1).clamp(min=1))
 

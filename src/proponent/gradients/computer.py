@@ -17,7 +17,7 @@ from proponent.gradients.head_rows import head_rows, own_tokens, shares_of
 from proponent.gradients.layer_hooks import UnbatchedError
 from proponent.gradients.layer_selection import Choice
 from proponent.gradients.layer_vectors import LayerVectors, chosen_layers, settled, slices_by_length
-from proponent.gradients.model_parts import is_tied, table_shape, word_tables
+from proponent.gradients.model_parts import is_tied, shares_head, table_shape, word_tables
 from proponent.gradients.output_layer import OutputLayer
 from proponent.gradients.pairs import joined_pairs, slices_by_kind
 from proponent.gradients.pass_losses import LOGIT, LOSS, PassLoss, softened
@@ -55,7 +55,8 @@ class GradientSpec:
             return NO_GRADIENTS
         if isinstance(method.gradient, Layers):
             return cls.of_layers(method, run, model, **how)
-        lm, tied = run.task.predicts_tokens, is_tied(model, decoding=run.task.decodes)
+        shares = is_tied if isinstance(method.gradient, EmbeddingRows) else shares_head
+        lm, tied = run.task.predicts_tokens, shares(model, decoding=run.task.decodes)
         if not isinstance(method.gradient, EmbeddingRows):
             return cls(rows=False, outer=not lm, head=lm, path="output" if lm else "exact", tied=tied)
         path = method.gradient.path if tied else "exact"
@@ -68,7 +69,7 @@ class GradientSpec:
     def of_layers(cls, method: Gradients | Retaken, run: Run, model: nn.Module, **how: Any) -> "GradientSpec":
         """The layers that a method names, even if its index stores no gradients."""
         choice = chosen_layers(method, run, model, **how)
-        tied = is_tied(model, decoding=run.task.decodes)
+        tied = shares_head(model, decoding=run.task.decodes)
         path = "output" if choice.placed else "exact"
         return cls(rows=choice.rows, outer=False, head=choice.head, path=path, tied=tied, choice=choice)
 

@@ -39,7 +39,7 @@ def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:
     modules = cast("Iterable[tuple[str, Any]]", model.named_modules())
     named = {name: one for name, one in modules if rule_of(one) is not None}
     seen: dict[str, list[Tensor]] = {}
-    inputs = {name: one.to(device_of(model)) for name, one in _inputs(size, decoding).items()}
+    inputs = {name: one.to(device_of(model)) for name, one in _inputs(size, decoding, _end(model)).items()}
     handles = [one.register_forward_pre_hook(partial(_note, seen, name)) for name, one in named.items()]
     head, read = vocabulary_head(model), dict[str, list[Tensor]]()
     if head is not None and any(one is head for one in named.values()):
@@ -68,9 +68,17 @@ def dry_run(model: nn.Module, size: int, *, decoding: bool) -> DryRun:
     return DryRun(hidden, common, order, closed)
 
 
-def _inputs(size: int, decoding: bool) -> dict[str, Tensor]:
+def _end(model: nn.Module) -> int | None:
+    """The end token, at which an encoder-decoder with a classifier reads its output; None for other models."""
+    config = cast("Any", model).config
+    return cast("int | None", config.eos_token_id) if getattr(config, "is_encoder_decoder", False) else None
+
+
+def _inputs(size: int, decoding: bool, end: int | None) -> dict[str, Tensor]:
     if not decoding:
         ids = torch.arange(4)[None] % size + min(4, size - 4)
+        if end is not None and 0 <= end < size:
+            ids = torch.cat([ids[ids != end], torch.tensor([end])])[None]
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     text, target = (torch.arange(N * one).view(N, one) % max(size - 4, 1) + min(4, size - 1) for one in (T, U))
     return {"input_ids": text, "attention_mask": torch.ones_like(text), "decoder_input_ids": target}

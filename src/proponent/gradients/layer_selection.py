@@ -12,7 +12,7 @@ from proponent.errors import InputError, RunError
 from proponent.gradients.dry_run import Order, dry_run
 from proponent.gradients.layer_rules import Block, Rule, is_vector, rule_of
 from proponent.gradients.model_parts import lookups, second_tables, vocabulary_head
-from proponent.models.adapter_modules import trained_of
+from proponent.models.trained_parts import trained_of
 from proponent.suggest import nearest
 
 GROUPS = {
@@ -55,6 +55,7 @@ class Choice:
     vectors: int  # biases and gains of these layers, excluded by choice
     unruled_size: int  # number of parameters without a rule
     adapter: bool  # whether only an adapter's parameters are trainable
+    partly: bool = False  # whether any parameters were frozen
     # which calls of an encoder-decoder's layers concern its target; empty for other models
     order: Order = field(default_factory=dict[str, tuple[bool | None, ...]])
     placed: bool = False  # whether a table that the word embedding shares is scored as the head only, not as the lookup
@@ -74,7 +75,13 @@ class Choice:
         if self.unruled:
             some = ", ".join(self.unruled[:4]) + (f" and {len(self.unruled) - 4} more" if len(self.unruled) > 4 else "")
             parts.append(f"unsupported: {some} ({self.unruled_size:,})")
-        who = "the adapter's parameters" if self.adapter else "trainable parameters"
+        who = (
+            "the adapter's parameters"
+            if self.adapter
+            else "trained parameters"
+            if self.partly
+            else "trainable parameters"
+        )
         return f"{self.covered / max(self.total, 1):.1%} of {who}; skipped: {'; '.join(parts) or 'none'}"
 
 
@@ -134,7 +141,7 @@ class _Chooser:
         self.lookups = [one.module for one in lookups(model, decoding=True)] if decoding else [word]
         self.tables = {id(one.weight): one.weight for one in cast("list[Any]", self.lookups)}
         adapted = trained_of(model)
-        self.adapter = adapted is not None
+        self.adapter, self.partly = adapted is not None and adapted.adapter, adapted is not None
         self.parameters = {
             name: parameter
             for name, parameter in cast("Iterable[tuple[str, Any]]", model.named_parameters(remove_duplicate=False))
@@ -258,7 +265,7 @@ class _Chooser:
         unseen = sum(missed.values())
         return Choice(
             blocks, *ways, whole, tables, covered, total, tuple(unruled), vectors, unseen, self.adapter,
-            self.trial.order,
+            self.partly, self.trial.order,
         )  # fmt: skip
 
     def _layers(self) -> Iterable[_Layer]:

@@ -110,8 +110,15 @@ def table_shape(model: nn.Module, *, decoding: bool) -> tuple[int, int]:
     return sum(int(one.shape[0]) for one in tables), int(tables[0].shape[1])
 
 
+def shares_head(model: nn.Module, *, decoding: bool = False) -> bool:
+    """Whether the vocabulary head and a word embedding share one table; other modules may share it, too."""
+    head = vocabulary_head(model)
+    tables = {one.module.weight.data_ptr() for one in lookups(model, decoding=decoding)}
+    return head is not None and head.weight.data_ptr() in tables
+
+
 def is_tied(model: nn.Module, *, decoding: bool = False) -> bool:
-    """Whether the vocabulary head and a word embedding share one table."""
+    """The same, for methods of the word embedding; refuse a table that is used elsewhere, too."""
     found, head = lookups(model, decoding=decoding), vocabulary_head(model)
     known = [*(one.module for one in found), head]
     tables = {one.module.weight.data_ptr() for one in found}
@@ -122,9 +129,10 @@ def is_tied(model: nn.Module, *, decoding: bool = False) -> bool:
         if held and not container and not any(module is one for one in known):
             raise RunError(
                 f"{type(model).__name__} shares its embedding's table with {name} ({type(module).__name__}), which is "
-                "not its vocabulary head: proponent would miss that layer's part of the gradient"
+                "not its vocabulary head: proponent would miss that layer's part of the gradient; choose a method of "
+                "layers, such as --method grad-cos"
             )
-    return head is not None and head.weight.data_ptr() in tables
+    return shares_head(model, decoding=decoding)
 
 
 def classifier_head(model: nn.Module) -> nn.Linear:
@@ -148,6 +156,8 @@ def embedding_scale(module: nn.Embedding) -> float:
         if not len(probe):
             return 1.0
         table = weight[probe].float()
+        if not bool(table.any()):  # nothing to compare
+            return 1.0
         # A table with max_norm changes its own rows when it is read.
         output = cast("Tensor", module(probe)).float() if module.max_norm is None else torch.zeros_like(table)
         scale = float((output * table).sum()) / max(float((table * table).sum()), 1e-30)

@@ -32,10 +32,12 @@ from proponent.index.stored_columns import stored_columns
 from proponent.index.worker import KEPT_BYTES, NOT_TRAINED, Worker, listed, untrained
 from proponent.method import Baseline, Gradients, Logit, Loss, Retaken, Term
 from proponent.models import Checkpoint, Encoder, Masks, Run
-from proponent.models.adapter_modules import trained_of
 from proponent.models.best import OTHERS
 from proponent.models.counting import rules_of
 from proponent.models.example_weights import refuse_missing_weights
+from proponent.models.padding import NOTE
+from proponent.models.tokenizer_files import few_tokens
+from proponent.models.trained_parts import trained_of
 from proponent.preconditioners.base import FitFacts
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.processes import peak_memory
@@ -75,6 +77,8 @@ class Build:
     """One build; see `build`."""
 
     def __init__(self, run: Run, examples: Examples, folder: Path, method: Term, options: Options) -> None:
+        self._data_names = [] if run.named(examples.label_names) is run else list(examples.label_names or ())
+        run = run.named(examples.label_names)
         self.run, self.examples, self.options = run, examples, options
         self.clock = Clock()
         self.checkpoints = chosen(run, options.steps, method)
@@ -165,7 +169,7 @@ class Build:
     def _source(self) -> Source:
         return Source(
             data=self.examples.name,
-            columns=self.options.columns,
+            columns=self.options.columns | dict(self.examples.written),
             fingerprint=self.examples.fingerprint,
             n=len(self.examples),
             batch_size=self.options.batch_size,
@@ -186,6 +190,7 @@ class Build:
             base=run.info.base,
             kind=run.task.kind,
             label_names=list(run.label_names) if run.label_names else None,
+            data_names=self._data_names,
             max_length=self.encoder.max_length,
             counting=self.rules.counting,
             trust_remote_code=run.trust_remote_code,
@@ -314,16 +319,17 @@ class Build:
         added = "" if self.writer.base is None else f" of {self.examples.name}"  # equal notes of two sources merge
         if long:
             notes.append(
-                f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; tokens after the "
+                f"{long} training texts{added} reach the limit of {self.encoder.max_length} tokens; tokens beyond the "
                 "limit were ignored"
             )
-        if self._trained is not None:
-            notes.append(f"this run is an adapter: {self._trained.description}")
-            if self.writer.plan.shown_path is not None and not self._trained.embedding:
-                notes.append(
-                    "the adapter did not train the word embedding: the gradient at its output stands for it, and "
-                    "--method tracin-layers --layers lora scores what was trained"
-                )
+        notes += [NOTE] if self.run.padding.changes else []
+        notes += few_tokens(len(self.run.tokenizer), self._table[0])
+        if self._data_names:
+            names = ", ".join(self._data_names[:8])
+            notes.append(
+                f"the model's classes have no names: those of {self.examples.name} are used in order ({names})"
+            )
+        notes += [] if self._trained is None else self._trained.notes(self.writer.plan.shown_path)
         if self._second and self.writer.plan.shown_path is not None:
             notes.append(
                 f"this model also looks tokens up in {', '.join(self._second)}, whose rows are left out: tracin-layers "

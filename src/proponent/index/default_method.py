@@ -1,12 +1,15 @@
 """The default method of an index."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from proponent.data import Layout
 from proponent.method import Gradients, Loss, Retaken, Term
 from proponent.models import Run
+from proponent.models.checkpoints import RECORD_FILE
 from proponent.models.counting import homes, rules_of
+from proponent.models.former import recorded
 from proponent.models.recorder import drawn, started_from
 from proponent.tensors import TensorSlices
 
@@ -22,6 +25,8 @@ ADAPTED = "grad-cos-bm25"
 WHOLE = "tracin-we-idf-bm25"
 """Of language models that were trained whole on text or conversations (decision 0029)."""
 
+_NORM = re.compile(r"norm|ln_", re.IGNORECASE)
+
 
 class Default(NamedTuple):
     """A method and the reason for it."""
@@ -32,6 +37,18 @@ class Default(NamedTuple):
 
 def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:
     """Choose the method with the best measurements among those that the run allows."""
+    if _scores_layers(run):
+        return Default(
+            TUNED,
+            f"method {TUNED}: the word embedding was frozen in this training, and this method scores the layers that "
+            f"were trained (to take the gradient at the embedding's output instead: --method {PLAIN})",
+        )
+    if getattr(run.task, "reads_at_end", False):
+        return Default(
+            TUNED,
+            f"method {TUNED}: encoder and decoder of this classifier look words up in one table, which methods of the "
+            "word embedding do not support",
+        )
     if run.task.answers:
         return _of_answers(run)
     if not run.task.labels:
@@ -53,6 +70,13 @@ def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: 
             f"method {PLAIN}: the records of this adapter have no second moments of the word embedding; "
             f"{BEST}, the better method, needs them: choose --second-moment estimate",
         )
+    if second_moment == "recorded" and lacking and recorded(lacking[0].path, RECORD_FILE).is_file():
+        return Default(
+            PLAIN,
+            f"method {PLAIN}: there were no second moments of the word embedding for proponent.Recorder to keep in "
+            f"{lacking[0].path} (a frozen embedding, or an optimizer without them); {BEST}, the better method, needs "
+            "them: choose --second-moment estimate",
+        )
     if second_moment == "recorded" and lacking:
         return Default(
             PLAIN,
@@ -70,6 +94,14 @@ def _of_language(run: Run) -> Default:
     if run.info.adapter:
         return Default(ADAPTED, f"method {ADAPTED}: the default for an adapter of a language model")
     return Default(WHOLE, f"method {WHOLE}: the default for a language model")
+
+
+def _scores_layers(run: Run) -> bool:
+    """Whether a training moved weights of layers, and not the word embedding; language models are asked by words."""
+    trained = run.trained
+    if trained is None or trained.embedding or run.task.predicts_tokens or run.task.pairing is not None:
+        return False
+    return any(name.endswith("weight") and not _NORM.search(name) for name in trained.names)
 
 
 def _of_answers(run: Run) -> Default:

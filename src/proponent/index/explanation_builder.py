@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from proponent.index.queries import QueryBatch
 from proponent.index.word_pairs import word_pairs
 from proponent.index.word_pieces import Places, WordPieces
 from proponent.labels import Labels, in_words
-from proponent.method import Reduction
+from proponent.method import Baseline, Reduction
+from proponent.models import Encoder
 from proponent.scorer import Scorer, TopKBothEnds
 from proponent.search import Where
 from proponent.store import Store
@@ -21,7 +22,7 @@ from proponent.version import __version__
 from proponent.views import BaselineHit, CheckpointView, Explanation, Hit
 from proponent.views.explanation import CAVEAT
 from proponent.views.turns import turn_views
-from proponent.words import words_of
+from proponent.words import within, words_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class ExplanationSource:
     counted: Callable[[Example], Sequence[tuple[Span, ...]]] = lambda _: ()  # places that count in each turn
     origin: Callable[[int], str | None] = lambda _: None  # value of the source column
     places: Places = lambda _: ()  # tokens of an example's texts
+    # what the model reads of each text of a truncated example; None for a complete one
+    stretches: Callable[[Example], tuple[Span, ...] | None] = lambda _: None
     caveat: str = CAVEAT
 
 
@@ -101,6 +104,8 @@ def _hit(
     turned = (example.turns is not None, queries.turned(row))
     alone = bool(terms) and queries.group(source.labels) is None  # of a group, each query has its own tokens
     pieces = WordPieces(source.places(queries.queries[row]), source.places(example)) if alone else None
+    read = source.stretches(example)
+    words = words_of(example) if read is None else within(words_of(example), read)
     paired = (len(example.parts) > 1 and not turned[0]) or queries.paired(row)
     return Hit(
         rank=rank,
@@ -114,14 +119,31 @@ def _hit(
         label=None if example.label is None else in_words(example.label),
         predicted=source.predicted(place),
         source=source.origin(place),
+        **_cuts(example, read),
         by_checkpoint=parts,
         by_run=_by_run([one.run for one in source.checkpoints], parts),
         overlap=said.overlap(example.parts),
-        words=word_pairs(
-            np.sum(terms, axis=0), words_of(example), queries.words(row), paired=paired, turned=turned, pieces=pieces
-        )
+        words=word_pairs(np.sum(terms, axis=0), words, queries.words(row), paired=paired, turned=turned, pieces=pieces)
         if terms
         else (),
+    )
+
+
+def _cuts(example: Example, read: Sequence[Span] | None) -> dict[str, Any]:
+    """Where the texts of a truncated example end for the model, or begin; in a conversation, with one turn per line."""
+    if read is None:
+        return {}
+    parts = example.parts
+    if example.turns is not None:
+        last = max((part for part, (start, stop) in enumerate(read) if start < stop), default=0)
+        return {"truncated_at": sum(len(part) + 1 for part in parts[:last]) + read[last][1]}
+    before = any(start > 0 for start, _ in read)
+    places = [
+        (start or None) if before else (stop if stop < len(part.rstrip()) else None)
+        for part, (start, stop) in zip(parts, read, strict=True)
+    ]
+    return dict(zip(("truncated_at", "pair_truncated_at"), places, strict=False)) | (
+        {"truncated_before": True} if before else {}
     )
 
 
@@ -141,11 +163,9 @@ class ExplanationBuilder:
         store: Store,
         scorer: Scorer[QueryBatch],
         baselines: BaselineScores,
-        counted: Callable[[Example], Sequence[tuple[Span, ...]]],
-        places: Places,
+        encoder: Callable[[], Encoder],
     ) -> None:
-        self.store, self._scorer, self._baselines, self._counted = store, scorer, baselines, counted
-        self._places = places
+        self.store, self._scorer, self._baselines, self._encoder = store, scorer, baselines, encoder
 
     def answer(
         self,
@@ -189,10 +209,15 @@ class ExplanationBuilder:
             n_examples=store.counts.examples,
             example=store.example,
             predicted=lambda place: store.row(place)["predicted"],
-            counted=self._counted,
-            places=self._places,
+            counted=lambda one: self._encoder().counted_spans(one),
+            places=lambda one: self._encoder().token_places(one),
+            stretches=self._stretches,
             origin=lambda place: store.row(place)["source"],
         )
+
+    def _stretches(self, example: Example) -> tuple[Span, ...] | None:
+        """What the model reads of a training example; controls without a model compare whole texts."""
+        return None if isinstance(self.store.plan.method, Baseline) else self._encoder().stretches(example)
 
     def _banners(self, where: Where) -> list[str]:
         """Warnings that a reader must see before the scores."""

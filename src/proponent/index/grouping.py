@@ -113,7 +113,7 @@ class QueryGroup(QueryBatch):
         return tuple(self.whole.view(row, labels) for row in self.rows)
 
     def notes(self, row: int) -> list[str]:  # noqa: ARG002, D102
-        cut = sum(any(" was cut at " in note for note in self.whole.notes(one)) for one in self.rows)
+        cut = sum(self.whole.encoded[one].truncated for one in self.rows)
         return (
             [f"{cut} of {len(self.rows)} texts of the group were truncated: the model does not read them completely"]
             if cut

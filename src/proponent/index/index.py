@@ -72,13 +72,7 @@ class Index(StoreFacts):
         self._scorer = scorer_of(self._loaded, baselines, self._preconditioner, kernel)
         if words is not None:
             self._scorer.take_words(words)
-        self._answers = ExplanationBuilder(
-            self.store,
-            self._scorer,
-            baselines,
-            lambda one: self._loaded.encoder.counted_spans(one),
-            lambda one: self._loaded.encoder.token_places(one),
-        )
+        self._answers = ExplanationBuilder(self.store, self._scorer, baselines, lambda: self._loaded.encoder)
         self._grouping = Grouping(self.store, self._scorer)
         self._last: tuple[str, QueryBatch] | None = None
         if plan.word_rules != splitter.RULES:

@@ -92,7 +92,7 @@ class LoadedRun:
             )
             for one in self._folders
         ]
-        run = runs[0] if len(runs) == 1 else Run.join(runs)
+        run = (runs[0] if len(runs) == 1 else Run.join(runs)).named(plan.data_names or None)
         if run.task.sharing:
             encoder = run.encoder(plan.max_length, Masks.of(plan.term), plan.counting)
             held = map(self.store.example, range(self.store.n))

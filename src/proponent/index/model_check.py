@@ -126,6 +126,11 @@ def _problems(method: Term, run: Run, model: nn.Module) -> Iterator[str]:
     refit = isinstance(method, Gradients) and method.prepare is not None  # the representer refit has its own refusals
     if isinstance(method.objective, Logit) and not task.labels and not refit:
         yield f"{name} uses the logit of a label, and this run has no labels: leave measure=logit out"
+    if isinstance(gradient, EmbeddingRows) and run.padding.moves:
+        yield (
+            f"{type(model).__name__} embeds other tokens than its input (it shifts, truncates or pads the input): "
+            f"{name} cannot assign gradients to tokens; choose a method of layers, such as grad-cos"
+        )
     if isinstance(method, Gradients) and isinstance(gradient, EmbeddingRows):
         yield from _path_problems(method, gradient, model, decoding=task.decodes)
 

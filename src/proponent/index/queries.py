@@ -17,7 +17,7 @@ from proponent.preconditioners.query_preconditioner import QueryPreconditioner
 from proponent.types import CheckpointId, Example, Span
 from proponent.views import QueryView
 from proponent.views.turns import turn_views
-from proponent.words import Word, words_of
+from proponent.words import Word, within, words_of
 
 ALIKE = 0.8
 """Minimum ratio of the shortest to the longest query of a batch, in tokens: padding costs as much as text."""
@@ -113,6 +113,7 @@ class QueryBatch:
         self.pooled: list[Float[np.ndarray, " d"]] = []
         self.seen: dict[CheckpointId, Seen] = {}
         self.counted: dict[int, tuple[tuple[Span, ...], ...]] = {}  # of conversations: places that count in each turn
+        self.stretches: dict[int, tuple[Span, ...]] = {}  # of truncated queries: what the model reads of each text
         self.answered: list[AnsweredQuery] = []  # of a task with answers
         self._words: dict[int, tuple[Word, ...]] = {}
 
@@ -140,6 +141,8 @@ class QueryBatch:
         turned = [row for row, query in enumerate(queries) if query.turns is not None]
         made.answered = answered
         made.counted = {row: last.encoder.counted_spans(queries[row], asked=True) for row in turned}
+        cut = ((row, last.encoder.stretches(queries[row])) for row, one in enumerate(encoded) if one.truncated)
+        made.stretches = {row: read for row, read in cut if read is not None}
         return made
 
     def add_gradients(
@@ -194,7 +197,8 @@ class QueryBatch:
     def words(self, row: int) -> tuple[Word, ...]:
         """Return the words of one query."""
         if row not in self._words:  # splitting a long text is slow
-            self._words[row] = words_of(self.queries[row])
+            found, read = words_of(self.queries[row]), self.stretches.get(row)
+            self._words[row] = found if read is None else within(found, read)
         return self._words[row]
 
     def paired(self, row: int) -> bool:
@@ -279,6 +283,7 @@ class QueryBatch:
             probabilities=probabilities,
             loss=self.losses[row],
             truncated_at=self.encoded[row].truncated_at,
+            truncated_before=True if self.encoded[row].cut_before and self.encoded[row].truncated else None,
         )
 
 

@@ -7,7 +7,6 @@ or hide the table that a model looks up in; these are replaced by modules that c
 import copy
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from proponent.errors import MissingExtraError
+from proponent.models.trained_parts import Trained, note_trained
 
 ADAPTER = "default"
 """The name that PEFT gives to the adapter that is loaded."""
@@ -30,20 +30,6 @@ def peft_library() -> Any:
     return peft
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The parameters that an adapter trained; all others were frozen."""
-
-    names: frozenset[str]
-    embedding: bool  # whether the word embedding is among them
-    description: str
-
-
-def trained_of(model: nn.Module) -> Trained | None:
-    """What an adapter trained; None for a model without adapter."""
-    return getattr(model, "trained_by_adapter", None)
-
-
 def fixed_layer(model: nn.Module) -> str | None:
     """The first layer whose output would not follow its trained parameters if they moved; None if all would."""
     # magnitudes are divided by norms, and tables are merged, as they were when the model was loaded
@@ -51,15 +37,15 @@ def fixed_layer(model: nn.Module) -> str | None:
     return next((name for name, one in named if isinstance(one, DoraLinear | _Merged)), None)
 
 
-def note_trained(model: nn.Module, kind: str) -> None:
-    """Note which parameters are trained, before all are frozen."""
+def note_adapter(model: nn.Module, kind: str) -> None:
+    """Note which parameters an adapter trained, before all are frozen."""
     named = cast("Iterable[tuple[str, nn.Parameter]]", model.named_parameters(remove_duplicate=False))
     found = {name: one for name, one in named if one.requires_grad}
     table = saved_copy(cast("Any", model).get_input_embeddings())
     own = {id(one) for one in table.parameters()}
     embedding = any(id(one) in own for one in found.values())
     said = f"{kind} on {_places(found)}; all other parameters were frozen"
-    object.__setattr__(model, "trained_by_adapter", Trained(frozenset(found), embedding, said))
+    note_trained(model, Trained(frozenset(found), embedding, said, adapter=True))
 
 
 def saved_copy(module: nn.Module) -> nn.Module:

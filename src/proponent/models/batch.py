@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from proponent.types import Example, Pair, Prompted, Span, Text
+
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
@@ -36,6 +38,30 @@ class Aligned:
     def length(self) -> int:
         """Number of tokens that the model reads."""
         return len(self.ids) + (0 if self.rejected is None else len(self.rejected.ids))
+
+
+def stretches_of(whole: Aligned, example: Example, *, before: bool) -> tuple[Span, ...]:
+    """What the model reads of each part of a truncated example, by character; `before`: the beginning is unread."""
+    plain = isinstance(example.content, Text | Pair | Prompted)
+    found: list[Span] = []
+    for part, text in enumerate(example.parts):
+        read = [_stretch(side, part, len(text), plain=plain, before=before) for side in whole.sides]
+        some = [one for one in read if one[0] < one[1]] or [(0, 0)]
+        found.append((min(start for start, _ in some), max(stop for _, stop in some)))
+    return tuple(found)
+
+
+def _stretch(side: Aligned, part: int, length: int, *, plain: bool, before: bool) -> Span:
+    own = side.offsets[side.parts == part]
+    if not len(own):
+        return (0, 0)
+    if not plain:  # conversations and rows of tokens: the last part with a token is the truncated one
+        complete = side.cuts == (None, None) or part < int(side.parts.max())
+        return (0, length if complete else int(own[:, 1].max()))
+    cut = side.cuts[part]
+    if cut is None:
+        return (0, length)
+    return (cut, length) if before else (0, cut)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from proponent.errors import InputError
-from proponent.models.batch import Aligned, Batch, Decoder, Encoded, encoded_bytes
+from proponent.models.batch import Aligned, Batch, Decoder, Encoded, encoded_bytes, stretches_of
 from proponent.models.chat_rows import IN_TEMPLATE, ChatRows
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.tasks import Task
@@ -33,9 +33,10 @@ class Encoder:
         masks: Masks = ONE_DRAW,
         counting: Counting | None = None,
         device: str = "cpu",
+        multiple: int = 1,
     ) -> None:
         self.tokenizer, self.task, self.max_length, self.pad_id, self.masks = tokenizer, task, max_length, pad_id, masks
-        self.device = device
+        self.device, self._multiple = device, multiple
         self._chat = ChatRows(tokenizer, counting or Counting(), max_length, task.pairing, task.judged)
 
     @property
@@ -161,6 +162,15 @@ class Encoder:
             if part >= 0 and start < end
         ]
 
+    def stretches(self, example: Example) -> tuple[Span, ...] | None:
+        """What the model reads of each text of an example that is longer than the limit; None if it reads all."""
+        example = self.decoded(example)
+        (whole,) = self._aligned_all([example], asked=False)
+        if all(side.cuts == (None, None) for side in whole.sides):
+            return None
+        before = self.tokenizer.truncation_side == "left" and not self._reads_chat(example)  # TRL keeps the beginning
+        return stretches_of(whole, example, before=before)
+
     def _reads_chat(self, example: Example) -> bool:
         """Whether a row is tokenized as chat fine-tuning does."""
         if isinstance(example.content, Text | Pair | Prompted):
@@ -195,6 +205,9 @@ class Encoder:
         """Pad encoded examples on the right to the longest one, on the model's device; all are pairs, or none is."""
         paired = encoded[0].rejected is not None
         width = max(width, 3 if paired else 1)  # hooks tell two rows from the positions by their number
+        if self._multiple > 1:  # the model would pad its input itself
+            width = max(width, *(len(side.ids) for one in encoded for side in one.sides))
+            width += -width % self._multiple
         held = [one.answer for one in encoded if one.answer is not None]
         encoded = [side for one in encoded for side in one.sides]
         ids, mask = _padded([one.ids for one in encoded], self.pad_id, width)

@@ -13,8 +13,8 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
-from proponent.errors import ProponentError, RunError
-from proponent.models.adapter_modules import note_trained, peft_library, show_layers
+from proponent.errors import ProponentError, RunError, first_line
+from proponent.models.adapter_modules import note_adapter, peft_library, show_layers
 from proponent.models.adapters import (
     Base,
     adapter_labels,
@@ -29,8 +29,9 @@ from proponent.models.adapters import (
     refuse_adapter,
     resized_rows,
 )
+from proponent.models.class_settings import check_classes, disagreement
 from proponent.models.info import ModelInfo, model_info, positions
-from proponent.models.load_report import LoadReport, first_line, refuse_compiled, require_used, require_whole
+from proponent.models.load_report import LoadReport, misshapen, refuse_compiled, require_used, require_whole
 from proponent.models.placement import HERE
 from proponent.models.quantised import dequantised, quantisation, quantisation_note, refuse_quantised
 from proponent.models.run_files import (
@@ -79,10 +80,12 @@ def read_model_info(folder: Path, *, trust_remote_code: bool = False, base: str 
         return _adapter_card(folder, trust_remote_code, base)
     config = _config(str(folder), trust_remote_code)
     refuse_quantised(str(folder), config)
-    names = cast("list[str]", getattr(config, "architectures", None) or [])
+    given = cast("list[str] | str", getattr(config, "architectures", None) or [])
+    names = [given] if isinstance(given, str) else given
     architecture = names[0] if names else ""
     made = model_info(config, architecture, recognise(folder, architecture, config), adapter=False)
-    return replace(made, base=base, notes=tuple(quantisation_note(str(folder), config)))
+    notes = (*quantisation_note(str(folder), config), *filter(None, [disagreement(config)]))
+    return replace(made, base=base, notes=notes)
 
 
 def refuse_base(folder: Path, card: ModelInfo) -> None:
@@ -105,10 +108,11 @@ def load_model(
     except ProponentError:
         raise
     except Exception as error:  # the loaders of models, safetensors and peft may raise anything
-        raise RunError(
-            f"cannot load the model in {folder}: {first_line(error)}: the weights are damaged, or do not match the "
-            "architecture in config.json"
-        ) from error
+        made = None if card.adapter else without_weights(folder, card.task, trust_remote_code=trust_remote_code)
+        problem = (None if made is None else misshapen(folder, made)) or (
+            f"{first_line(error)}: the weights are damaged, or do not match the architecture in config.json"
+        )
+        raise RunError(f"cannot load the model in {folder}: {problem}") from error
     return card.placement.put(model).requires_grad_(requires_grad=False).eval()
 
 
@@ -240,6 +244,7 @@ def _check_own(folder: Path, trust_remote_code: bool) -> None:
         settings = check_numbers(path)
         if not trust_remote_code:
             refuse_hub_code(path, settings)
+        check_classes(path, settings)
         _refuse_code(path, trust_remote_code)
 
 
@@ -256,6 +261,11 @@ def _refuse_code(path: Path, trust_remote_code: bool) -> None:
 
 def _config(name: str, trust_remote_code: bool, **options: Any) -> Any:
     _check_own(Path(name), trust_remote_code)
+    if Path(name).is_dir() and not (Path(name) / CONFIG_FILE).is_file():
+        raise RunError(
+            f"no {CONFIG_FILE} in {name}: the model was a module of the user's own, or was copied incompletely: train "
+            "or save a model of transformers (model.save_pretrained writes it), or restore the file"
+        )
     try:
         with without_network(_where(name)["local_files_only"]):
             return cast("Any", AutoConfig).from_pretrained(
@@ -280,14 +290,22 @@ def _load_plain(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch
     return model
 
 
-def _check_size(folder: Path, task: Task, trust_remote_code: bool) -> None:
-    """Refuse a configuration of a model far larger than its files, before memory is allocated for it."""
+def without_weights(folder: Path, task: Task, *, trust_remote_code: bool = False) -> torch.nn.Module | None:
+    """A model of a checkpoint's architecture that has no memory for its weights; None if it cannot be created."""
     config = _config(str(folder), trust_remote_code)
     with torch.device("meta"):
         try:
             made: Any = _loader(task).from_config(config, trust_remote_code=trust_remote_code)
         except Exception:  # loading reports whatever is wrong
-            return
+            return None
+    return made
+
+
+def _check_size(folder: Path, task: Task, trust_remote_code: bool) -> None:
+    """Refuse a configuration of a model far larger than its files, before memory is allocated for it."""
+    made: Any = without_weights(folder, task, trust_remote_code=trust_remote_code)
+    if made is None:
+        return
     wanted = sum(one.numel() for one in (*made.parameters(), *made.buffers()))
     held = sum(path.stat().st_size for path in weight_files(folder))
     if wanted > MOST_PER_BYTE * held + MOST_BESIDE:
@@ -328,9 +346,15 @@ def _where(name: str) -> dict[str, Any]:
 
 def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> None:
     """Require the class that was trained; another class with similar weights may compute something else."""
-    if type(model).__name__ != architecture and not (hasattr(transformers, architecture) or architecture in _OLD_NAMES):
+    made = type(model).__name__
+    if made != architecture and hasattr(transformers, architecture) and architecture not in _OLD_NAMES:
         raise RunError(
-            f"{folder / CONFIG_FILE} names {architecture}, which transformers does not have: {type(model).__name__} "
+            f"{folder / CONFIG_FILE} names {architecture} in architectures, and its model_type makes {made}: they "
+            "contradict each other, and another model than the trained one would be explained; restore the file"
+        )
+    if made != architecture and architecture not in _OLD_NAMES:
+        raise RunError(
+            f"{folder / CONFIG_FILE} names {architecture}, which transformers does not have: {made} "
             "would be explained instead; if the class has custom code, name it in auto_map of config.json and allow "
             "it with --trust-remote-code"
         )
@@ -395,5 +419,5 @@ def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases:
         expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
     require_whole(folder, sorted(name for name in expected if name not in carried))
     show_layers(adapted)
-    note_trained(adapted, describe_kind(settings))
+    note_adapter(adapted, describe_kind(settings))
     return cast("torch.nn.Module", adapted)

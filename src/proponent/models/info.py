@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, cast
 
+from proponent.models.padding import multiple_of
 from proponent.models.placement import HERE, Placement
 from proponent.models.tasks import Task
 
@@ -37,13 +38,16 @@ class ModelInfo:
     base: str | None = None  # the adapter's base model that the user named; None for the one that the adapter names
     notes: tuple[str, ...] = ()  # how its files were read
     placement: Placement = HERE  # where its models run
+    multiple: int = 1  # the number of tokens to whose multiple the model pads its input
 
 
 def model_info(config: Any, architecture: str, task: type[Task], *, adapter: bool) -> ModelInfo:
     """Read labels and limits."""
     pad = cast("int | None", getattr(config, "pad_token_id", None))
     pad = None if pad is None or pad < 0 else pad
-    return ModelInfo(task.of(architecture, config), architecture, positions(config), pad, adapter)
+    return ModelInfo(
+        task.of(architecture, config), architecture, positions(config), pad, adapter, multiple=multiple_of(config)
+    )
 
 
 def positions(config: Any) -> int | None:

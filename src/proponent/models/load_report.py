@@ -1,11 +1,14 @@
 """What loading a model reports: weights that are missing or unused, which are refused by name."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import nn
 
-from proponent.errors import RunError
+from proponent.errors import DamagedError, RunError
+from proponent.models.weights import weight_files
+from proponent.tensors import TensorSlices
 
 
 class LoadReport(NamedTuple):
@@ -44,7 +47,20 @@ def require_used(folder: Path, model: nn.Module, unused: list[str]) -> None:
         )
 
 
-def first_line(error: BaseException) -> str:
-    """Shorten a message of another library to one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def misshapen(folder: Path, model: nn.Module) -> str | None:
+    """Say which stored weight has another shape than the configuration gives it; None if none has."""
+    named = cast("Iterable[tuple[str, nn.Parameter]]", model.named_parameters(remove_duplicate=False))
+    wanted = {name: tuple(one.shape) for name, one in named}
+    try:
+        held = {
+            name: one.shape(name) for path in weight_files(folder) for one in [TensorSlices(path)] for name in one.names
+        }
+    except DamagedError:
+        return None
+    name = next((name for name, shape in wanted.items() if held.get(name, shape) != shape), None)
+    if name is None:
+        return None
+    return (
+        f"{name} has the shape {list(held[name])} in the weights, and {list(wanted[name])} by config.json: the file "
+        "belongs to another model, or is older than the weights; restore the config.json that was saved with them"
+    )

@@ -7,12 +7,12 @@ For language models it notes which rows were fed and which tokens counted (`prop
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-import numpy as np
 import torch
 
 from proponent.disk import make_folder, write_bytes
@@ -22,12 +22,12 @@ from proponent.models.change_watch import ChangeWatch
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, TRAINING
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import TrainerCallback
+from proponent.models.optimizer_moments import embedding_group, second_moments
 from proponent.models.run_files import StoredName, read_settings
+from proponent.models.trained_parts import trained_names, word_table
 from proponent.models.trainer_notes import JUDGED, initial_model, trainer_note
 from proponent.models.training_trace import StepRecorder
 from proponent.tensors import halve, write_tensors
-
-EMBEDDING = "embedding"
 
 FRESH = "fresh"
 """Replaces the name of a pretrained model: initial weights are drawn from the configuration by the seed."""
@@ -129,7 +129,7 @@ class Recorder(TrainerCallback):
     def __init__(
         self,
         moments: Literal["embedding", "all", "none"] = "embedding",
-        initial: str | None = None,
+        initial: str | Path | None = None,
         *,
         replay: bool = False,
         checkpoints: int | None = None,
@@ -141,7 +141,7 @@ class Recorder(TrainerCallback):
             raise ValueError(f"Recorder(checkpoints={checkpoints}): it must be at least 1, or be left out")
         self.checkpoints, self.half = checkpoints, half
         self.moments = moments
-        self.initial = initial
+        self.initial = None if initial is None else str(initial)
         self.replay = replay
         self.weight_column = weight_column
         self.changes = (changes,) if isinstance(changes, str) else tuple(changes)
@@ -152,6 +152,9 @@ class Recorder(TrainerCallback):
         self._group = 0
         self._mark = ""
         self._content: dict[str, Any] = {}
+        self._home = Path()  # folder of the run: a search over settings saves every trial in a folder of its own
+        self._began = Path()  # folder that the settings name
+        self._trained: set[str] | None = None  # parameters that moved, if others were frozen
         self._started: dict[Path, bool | None] = {}  # a second training continues with the weights of the first
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -163,7 +166,7 @@ class Recorder(TrainerCallback):
         record["optim"] = str(getattr(args.optim, "value", args.optim))
         record["lr_scheduler_type"] = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
         record["batch_size"] = int(args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size))
-        folder = Path(args.output_dir)
+        folder = self._home = self._began = Path(args.output_dir)
         make_folder(folder)
         if state.global_step:  # resumed: these weights are the run's own
             self._started.setdefault(folder, _noted(folder, "trained_before"))
@@ -176,8 +179,10 @@ class Recorder(TrainerCallback):
         initial = self.initial
         if initial is None and record["trained_before"]:  # a resumed run keeps the name that it began with
             initial = (state.global_step and _noted(folder, "initial")) or initial_model(kwargs.get("model"))
+        record["trained"] = self._moving(kwargs.get("model"), kwargs.get("optimizer"), _trained_until(folder, state))
         self._content = {"version": 1, "initial": initial, "finished": False} | record
         _write(folder / RUN_FILE, self._content)
+        self._say_unkept(kwargs.get("model"))
         judged = not note.keys().isdisjoint(JUDGED)
         self._batches = _batch_recorder(args, state, kwargs.get("model"), kwargs.get("train_dataloader"), judged=judged)
         if self._batches is not None:
@@ -208,7 +213,7 @@ class Recorder(TrainerCallback):
         optimizer = kwargs.get("optimizer")
         if optimizer is not None:
             self._rates = [float(group["lr"]) for group in optimizer.param_groups]
-            self._group = _embedding_group(kwargs.get("model"), optimizer)
+            self._group = embedding_group(kwargs.get("model"), optimizer)
             if self._steps is not None:
                 self._steps.end(self._rates)
 
@@ -223,20 +228,21 @@ class Recorder(TrainerCallback):
         """Write the record of the steps, and mark the training as finished."""
         if state.is_world_process_zero:
             if self._steps is not None:
-                self._steps.write(Path(args.output_dir))
+                self._steps.write(self._home)
             if self._changes is not None:
-                self._changes.write(Path(args.output_dir))
+                self._changes.write(self._home)
             if self._batches is not None:
-                self._batches.write(Path(args.output_dir))
+                self._batches.write(self._home)
                 self._batches.close()
-            _write(Path(args.output_dir) / RUN_FILE, self._content | {"finished": True})
+            _write(self._home / RUN_FILE, self._content | {"finished": True})
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Write both files to the checkpoint folder that was just saved."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if not state.is_world_process_zero or not folder.is_dir() or not self._rates:
+        folder = saved_folder(self._began, state.global_step)
+        if not state.is_world_process_zero or folder is None or not self._rates:
             return
         model, optimizer = kwargs["model"], kwargs["optimizer"]
+        self._keep_run(folder.parent, self._moving(model, optimizer, self._trained))
         record = {
             "version": 1,
             "step": int(state.global_step),
@@ -255,6 +261,55 @@ class Recorder(TrainerCallback):
             for path in sorted(folder.glob("*.safetensors")):
                 if path.name != MOMENTS_FILE:
                     halve(path)
+
+    def _say_unkept(self, model: Any) -> None:
+        """Say what cannot be recorded of a model that is a module of the user's own; its training goes on."""
+        inner = getattr(model, "module", model)
+        if inner is not None and self.moments == "embedding" and word_table(inner) is None:
+            logging.getLogger("proponent").warning(
+                "proponent.Recorder: %s names no word embedding (get_input_embeddings): learning rates are recorded, "
+                "and second moments are not; save a model of transformers, so that the run can be explained",
+                type(inner).__name__,
+            )
+
+    def _moving(self, model: Any, optimizer: Any, before: set[str] | None) -> list[str] | None:
+        """Names of the parameters that have moved so far; None where all do. Parts may thaw as the training goes on."""
+        names = None if model is None else trained_names(model, optimizer)
+        self._trained = None if names is None or before is None else {*before, *names}
+        return None if self._trained is None else sorted(self._trained)
+
+    def _keep_run(self, home: Path, trained: list[str] | None) -> None:
+        """Write the run's description to the folder that the checkpoints are saved in, where something changed."""
+        if home == self._home and trained == self._content["trained"]:
+            return
+        self._content["trained"] = trained
+        if home != self._home:
+            (self._home / RUN_FILE).unlink(missing_ok=True)
+            self._home = home
+        _write(home / RUN_FILE, self._content)
+
+
+def saved_folder(run: Path, step: int) -> Path | None:
+    """The checkpoint of a step that was saved last, in a run's folder or in that of one of its trials."""
+    name = f"checkpoint-{step}"
+    found = [path for path in (run / name, *run.glob(f"*/{name}")) if path.is_dir()]
+    return max(found, key=_written, default=None)
+
+
+def _written(folder: Path) -> int:
+    state = folder / "trainer_state.json"
+    return (state if state.is_file() else folder).stat().st_mtime_ns
+
+
+def _trained_until(folder: Path, state: Any) -> set[str] | None:
+    """Parameters that had moved before a training was resumed; None if all had, or if nothing is known of it."""
+    if not state.global_step:
+        return set()
+    try:
+        names = (run_record(folder) or {}).get("trained")
+    except RunError:
+        return None
+    return set(map(str, cast("list[object]", names))) if isinstance(names, list) else None
 
 
 def _batch_recorder(args: Any, state: Any, model: Any, loader: Any, *, judged: bool) -> BatchRecorder | None:
@@ -283,51 +338,6 @@ def _require_replayable(args: Any, state: Any) -> None:
     found = [name for name, wrong in refused.items() if wrong]
     if found:
         raise RunError(f"Recorder(replay=True) cannot record {found[0]}: train without it, or leave replay out")
-
-
-def _embedding_group(model: Any, optimizer: Any) -> int:
-    """Index of the parameter group with the word embedding; the first group if the embedding is not trained."""
-    if model is None:
-        return 0
-    table = getattr(model, "module", model).get_input_embeddings().weight
-    members = [any(one is table for one in group["params"]) for group in optimizer.param_groups]
-    return members.index(True) if True in members else 0
-
-
-def second_moments(model: Any, optimizer: Any, *, every: bool) -> dict[str, np.ndarray]:
-    """Read the bias-corrected second moments of an Adam-like optimizer."""
-    inner = getattr(model, "module", model)
-    named: dict[str, torch.nn.Parameter] = dict(inner.named_parameters()) if every else {}
-    betas = {
-        id(parameter): group.get("betas", (0.9, 0.999))[1]
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-
-    def moment(parameter: torch.nn.Parameter) -> np.ndarray | None:
-        state = optimizer.state.get(parameter, {})
-        if "exp_avg_sq" not in state:
-            return None
-        correction = 1.0 - betas[id(parameter)] ** float(state["step"])
-        return (state["exp_avg_sq"].detach().float() / correction).cpu().numpy()
-
-    found = {name: moment(parameter) for name, parameter in named.items()}
-    tables = [moment(table) for table in _tables(inner)]
-    if all(one is not None for one in tables):
-        found[EMBEDDING] = np.concatenate([one for one in tables if one is not None])
-    return {name: one for name, one in found.items() if one is not None}
-
-
-def _tables(model: Any) -> list[torch.nn.Parameter]:
-    """The word embedding's table; for an encoder-decoder with two tables, the decoder's and the encoder's."""
-    if (
-        not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-        or model.get_output_embeddings() is None
-    ):
-        return [model.get_input_embeddings().weight]
-    both = [model.get_decoder(), model.get_encoder()]
-    tables = [one.get_input_embeddings().weight for one in both]
-    return tables[:1] if tables[0] is tables[1] else tables
 
 
 def _noted(folder: Path, name: str) -> Any:

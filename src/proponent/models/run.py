@@ -1,7 +1,6 @@
 """Run: a training run with its checkpoints, learning rates, tokenizer and task head."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,19 +10,13 @@ from typing import Any, cast
 
 import torch
 
-from proponent.errors import MismatchError, RunError
+from proponent.errors import RunError
 from proponent.models.adapters import base_of
 from proponent.models.best import kept
-from proponent.models.checkpoints import (
-    MOMENTS_FILE,
-    RECORD_FILE,
-    Checkpoint,
-    discover,
-    members_of,
-    tokenizer_fingerprint,
-)
+from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, members_of
 from proponent.models.encoding import Encoder
 from proponent.models.former import former_note
+from proponent.models.frozen import parts_of
 from proponent.models.huggingface import (
     ModelInfo,
     load_base,
@@ -38,12 +31,14 @@ from proponent.models.judged_rows import JudgedSource
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.model_outputs import check_shift
 from proponent.models.one_training import check_one_training
+from proponent.models.padding import Padding
 from proponent.models.placement import Placement
 from proponent.models.recorder import RUN_FILE, unfinished_note
 from proponent.models.run_files import StoredName, reading_run
 from proponent.models.shared_base import SharedBases
 from proponent.models.tasks import Task, trained_task
-from proponent.models.tokenizer_files import require_one_tokenizer, tokenizer_home
+from proponent.models.tokenizer_files import PROBE, fingerprint_of, require_one_tokenizer, require_rows, tokenizer_home
+from proponent.models.trained_parts import Trained, note_trained
 from proponent.models.training_trace import FOLDER
 from proponent.models.weights import weights_fingerprint
 from proponent.types import Counting, Label
@@ -53,11 +48,6 @@ MOST_TOKENS = 512
 
 RECORDS = (RUN_FILE, RECORD_FILE, MOMENTS_FILE, FOLDER)
 """The Recorder's files in a run and in its checkpoints."""
-
-PROBE = 'Whence? It\'s naïve, ÉCOLE-7:\t"12.5 %"\n 日本 x_y'
-"""Reveals tokenizer settings (lower-casing, spaces, added tokens) that the vocabulary does not show.
-
-The fingerprints in every index on disk depend on it: it must never change."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +149,7 @@ class Run:
         notes = (*records, *unfinished_note(folder), *found.notes, *card.notes)
         card = replace(card, placement=placement)
         made = cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
-        if made.equal_lengths and card.task.pairing is not None:
+        if made.lacks_pad and card.task.pairing is not None:
             raise RunError(
                 f"{last / 'config.json'} names no pad_token_id, and pairs need padding: set that of training"
             )
@@ -211,6 +201,11 @@ class Run:
         """Classes in the order of the model's outputs; None for a language model."""
         return self.task.labels.names or None
 
+    def named(self, names: Sequence[str] | None) -> "Run":
+        """This run with the names that a data set gives to its classes, if the model has only default names."""
+        task = self.task if names is None else self.task.named(names)
+        return self if task is self.task else replace(self, info=replace(self.info, task=task))
+
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of the content: "tokenizer", and "weights step N" for every checkpoint; "dtype" if not float32."""
@@ -223,6 +218,11 @@ class Run:
         found = {"loss": hashlib.sha256(self.task.settings.encode()).hexdigest()} if self.task.settings else {}
         home = None if self.task.reference is None or self.info.adapter else Path(self.task.reference)
         return found | ({"reference": weights_fingerprint(home)} if home is not None and home.is_dir() else {})
+
+    @cached_property
+    def trained(self) -> Trained | None:
+        """Which parameters the training moved; None if it moved all, as far as is known. An adapter's model says it."""
+        return parts_of(self.saved, self.info, trust_remote_code=self.trust_remote_code)
 
     @cached_property
     def _bases(self) -> SharedBases:
@@ -270,8 +270,18 @@ class Run:
 
     @property
     def equal_lengths(self) -> bool:
-        """Whether padding is impossible: a decoder's classifier finds its last token by a pad id, which is missing."""
+        """Whether batches hold texts of equal length, because padding is impossible or changes a model's output."""
+        return self.lacks_pad or self.padding.changes
+
+    @property
+    def lacks_pad(self) -> bool:
+        """Whether a decoder's classifier, which finds its last token by a pad id, has none."""
         return self.task.needs_pad and self.info.pad_token_id is None
+
+    @cached_property
+    def padding(self) -> Padding:
+        """What padding does to the model, found out when it is first loaded."""
+        return Padding()
 
     def length(self, asked: int | None) -> int:
         """Determine how many tokens of a text are read.
@@ -309,7 +319,9 @@ class Run:
         # the model's own pad id first: RoBERTa's positions and the last token of a decoder's classifier depend on it
         pads = (self.info.pad_token_id, self.tokenizer.pad_token_id, 0)
         pad = next(pad for pad in pads if pad is not None)
-        return Encoder(self.tokenizer, self.task, max_length, pad, masks, counting, self.placement.device)
+        return Encoder(
+            self.tokenizer, self.task, max_length, pad, masks, counting, self.placement.device, self.info.multiple
+        )
 
     def load(self, checkpoint: Checkpoint) -> torch.nn.Module:
         """Load one checkpoint to the run's device: evaluation mode, every parameter frozen.
@@ -322,24 +334,35 @@ class Run:
 
         Raises:
             MismatchError: the tokenizer has ids that the embedding lacks.
+            RunError: weights and configuration do not match.
             InputError: the device has no room for the model.
         """
         loaded = cast(
             "Any",
             load_model(checkpoint.path, self.info, trust_remote_code=self.trust_remote_code, bases=self._bases),
         )
-        rows = int(loaded.get_input_embeddings().weight.shape[0])
-        if len(self.tokenizer) > rows:
-            raise MismatchError(
-                f"the tokenizer in {self.tokenizer_folder} has {len(self.tokenizer)} tokens but the embedding in "
-                f"{checkpoint.path} has {rows} rows: it belongs to another model; give the right tokenizer with "
-                "--tokenizer"
-            )
+        rows, pad = int(loaded.get_input_embeddings().weight.shape[0]), self.encoder(2).pad_id
+        require_rows(checkpoint.path, rows, self.tokenizer_folder, len(self.tokenizer), pad)
         if self.task.decodes:
-            check_shift(cast("torch.nn.Module", loaded), self.task.start, self.encoder(2).pad_id)
-        if self.equal_lengths:
+            check_shift(cast("torch.nn.Module", loaded), self.task.start, pad)
+        if self.trained is not None:
+            note_trained(loaded, self.trained)
+        self._try_padding(loaded)
+        if self.lacks_pad:
             loaded.config.pad_token_id = -1  # no token has this id, so the last token is the real last token
         return cast("torch.nn.Module", loaded)
+
+    def _try_padding(self, model: torch.nn.Module) -> None:
+        """See once what padding does; what follows a token cannot change a language model's output."""
+        if (
+            self.padding.tried
+            or self.lacks_pad
+            or self.task.pairing
+            or (self.task.predicts_tokens and not self.task.masks)
+        ):
+            return
+        ids: list[int] = self.tokenizer(PROBE)["input_ids"][-4:] or [0]
+        self.padding.try_out(model, ids, self.encoder(2).pad_id, self.info.multiple)
 
     def label_number(self, label: Label) -> int:
         """Return the class number of a label given by name or number; a class named "1" takes precedence over number 1.
@@ -361,11 +384,4 @@ class Run:
         Returns:
             SHA-256, hexadecimal.
         """
-        kinds = [self.tokenizer([PROBE])["input_ids"], self.tokenizer([PROBE], [PROBE])["input_ids"]]
-        manner = [self.tokenizer.truncation_side, list(self.tokenizer.model_input_names)]
-        digest = hashlib.sha256(json.dumps([kinds, manner]).encode())
-        if self.tokenizer_folder.is_dir():
-            digest.update(tokenizer_fingerprint(self.tokenizer_folder).encode())
-        else:  # a name on a hub
-            digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
-        return digest.hexdigest()
+        return fingerprint_of(self.tokenizer, self.tokenizer_folder)

@@ -1,12 +1,37 @@
 """Where the tokenizer of a run is, and whether all checkpoints have the same one."""
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-from proponent.errors import RunError
+from proponent.errors import MismatchError, RunError
 from proponent.models.checkpoints import Checkpoint, tokenizer_fingerprint
 from proponent.models.weights import adapter_home, base_model
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+
+
+PROBE = 'Whence? It\'s naïve, ÉCOLE-7:\t"12.5 %"\n 日本 x_y'
+"""Reveals tokenizer settings (lower-casing, spaces, added tokens) that the vocabulary does not show.
+
+The fingerprints in every index on disk depend on it: it must never change."""
+
+
+FEWEST = 0.75
+"""Minimum share of an embedding's rows that a tokenizer has tokens for; embeddings are padded to round sizes."""
+
+
+def fingerprint_of(tokenizer: Any, folder: Path) -> str:
+    """Hash a tokenizer by its content and by its output for a probe text."""
+    kinds = [tokenizer([PROBE])["input_ids"], tokenizer([PROBE], [PROBE])["input_ids"]]
+    manner = [tokenizer.truncation_side, list(tokenizer.model_input_names)]
+    digest = hashlib.sha256(json.dumps([kinds, manner]).encode())
+    if folder.is_dir():
+        digest.update(tokenizer_fingerprint(folder).encode())
+    else:  # a name on a hub
+        digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def tokenizer_home(folder: Path, last: Path, named_base: str | None) -> Path:
@@ -36,3 +61,28 @@ def require_one_tokenizer(checkpoints: tuple[Checkpoint, ...], home: Path, *, ex
                 f"{checkpoint.path} has a different tokenizer from {home}: the checkpoints are not from one run; "
                 "remove the stray folder, or give the right tokenizer with --tokenizer"
             )
+
+
+def require_rows(folder: Path, rows: int, home: Path, tokens: int, pad: int) -> None:
+    """Require that an embedding has a row for each token, padding among them."""
+    if tokens > rows:
+        raise MismatchError(
+            f"the tokenizer in {home} has {tokens} tokens but the embedding in {folder} has {rows} rows: it belongs to "
+            "another model, or tokens were added without resize_token_embeddings; give the right tokenizer with "
+            "--tokenizer"
+        )
+    if pad >= rows:
+        raise RunError(
+            f"{folder} has the pad_token_id {pad} in config.json, and its embedding has {rows} rows: restore the "
+            "configuration that was saved with the weights"
+        )
+
+
+def few_tokens(tokens: int, rows: int) -> list[str]:
+    """A line on a tokenizer with far fewer tokens than the embedding has rows: it may be another model's."""
+    if tokens >= FEWEST * rows:
+        return []
+    return [
+        f"the tokenizer has {tokens:,} tokens, and the word embedding {rows:,} rows: check that it is the tokenizer "
+        "that the model was trained with (--tokenizer)"
+    ]

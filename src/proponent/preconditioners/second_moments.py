@@ -126,6 +126,12 @@ def _whole(calls: Sequence[Call], count: int) -> Float[Tensor, "n o i"]:
 def _table_file(checkpoint: CheckpointFiles, method: str) -> Path:
     path = checkpoint.moments
     if path is None or "embedding" not in TensorSlices(path).names:
+        if recorded(checkpoint.path, RECORD_FILE).is_file():
+            raise InputError(
+                f"{method} needs the optimizer's second moments of the word embedding, and there were none for "
+                f"proponent.Recorder to keep in {checkpoint.path}: the embedding was frozen, the optimizer keeps none "
+                '(SGD, Adafactor), or moments="none" was set; choose --second-moment estimate, or another method'
+            )
         raise InputError(
             f"{method} needs the optimizer's second moments, and {checkpoint.path} recorded none: train with "
             "proponent.Recorder(), or choose --second-moment estimate (mean squared gradient over the training set) "

@@ -104,7 +104,7 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     data: str  # its name, for messages
-    columns: dict[str, str]  # the user's names of the columns
+    columns: dict[str, str]  # the user's names of the columns, and what is said of how a CSV or TSV file is written
     fingerprint: str  # SHA-256 of its rows by content
     n: int = Field(ge=0)  # examples
     batch_size: int  # examples per pass
@@ -162,6 +162,7 @@ class Plan(BaseModel):
     kind: str  # task head
     predicts: Literal["labels", "tokens", "next tokens", "pairs"] | None = None  # None in plans of earlier versions
     label_names: list[str] | None  # classes in order; None for a language model
+    data_names: list[str] = []  # names that the data gives to the outputs of a model without names, in order
     max_length: int  # maximum tokens read of a text
     counting: Counting | None = None  # which tokens of the rows of chat fine-tuning count; None for plain training
     trust_remote_code: bool  # whether the user allowed the model's own code

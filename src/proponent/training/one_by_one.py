@@ -31,12 +31,13 @@ from proponent.models.placement import HERE, device_of
 from proponent.models.recorder import CHECKPOINTS, FRESH, RUN_FILE
 from proponent.models.saving import save_model
 from proponent.models.scratch import name_tokenizer, wordpiece
+from proponent.training.class_names import label_names
 from proponent.training.fact_steps import FactLoop, TouchedRows, steps_in_closed_form
 from proponent.training.loop import InPlace, TrainingLoop
 from proponent.training.precision import refuse_half
 from proponent.training.rerun import RunProblem, fingerprint, write_run
 from proponent.training.schedule import Settings, Step
-from proponent.training.trainer import Training, empty_folder, label_names, untrained, whole_or_gone
+from proponent.training.trainer import Training, empty_folder, untrained, whole_or_gone
 from proponent.types import Example
 
 INITIAL = "initial"

@@ -34,12 +34,14 @@ from proponent.models.encoding import Encoder
 from proponent.models.example_weights import refuse_missing_weights
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import fresh_model, starting_model, untrained_adapter
+from proponent.models.optimizer_moments import second_moments
 from proponent.models.placement import device_of, host
-from proponent.models.recorder import FRESH, drawn, run_record, second_moments, spread
+from proponent.models.recorder import FRESH, drawn, run_record, spread
 from proponent.models.run_files import StoredName, read_settings, reading_run
 from proponent.models.saving import save_model
 from proponent.models.tasks.answered import has_loss
 from proponent.models.tasks.base import logits_of
+from proponent.models.trained_parts import free_trained
 from proponent.models.trainer_notes import JUDGED
 from proponent.models.weights import sizes_of_weights
 from proponent.progress import track
@@ -87,6 +89,7 @@ class RunProblem:
         weights = self.initial if self.initial == FRESH else f"{self.initial} {sizes_of_weights(Path(self.initial))}"
         counted = "" if self.counting is None else f"\ncounted {json.dumps(asdict(self.counting), sort_keys=True)}"
         place = self.run.placement
+        counted += "" if (own := self.run.trained) is None else f"\ntrained {' '.join(sorted(own.names))}"
         placed = "" if place.plain else f"\nplacement {place.device.partition(':')[0]} {place.dtype}"
         return (
             f"run 1 {self.run.info.architecture}\nconfiguration {config}\ninitial weights {weights}\n"
@@ -114,7 +117,7 @@ class RunProblem:
             return place.put(untrained_adapter(self.initial, last, card, trust_remote_code=trusted)).train()
         else:
             model = starting_model(self.initial, last, card, trust_remote_code=trusted)
-        return place.put(model).requires_grad_(requires_grad=True).train()
+        return free_trained(place.put(model), self.run.trained).train()
 
     def losses(self, model: nn.Module, rows: Int[np.ndarray, " m"]) -> Float[Tensor, " m"]:
         """Loss of each of some training examples; of chat rows and tags, scaled so that a mean weighs tokens alike."""
@@ -221,9 +224,7 @@ class RunProblem:
             return encoder.encode(examples, asked=asked), numbers
         missing = next((one for one in examples if one.label is None), None)
         if missing is not None:
-            raise RunError(
-                f"the row with id {missing.id} has no label: a classifier cannot be trained or measured on it"
-            )
+            raise RunError(f"the row with id {missing.id} has no label: no classifier can be trained or measured on it")
         numbers = [self.run.label_number(one.label) for one in examples if one.label is not None]
         return encoder.encode(examples), numbers
 
@@ -237,7 +238,7 @@ class RunProblem:
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits; the passes of weights in 32 bits have the run's precision."""
         dtype, device = self.run.placement.precision, device_of(model)
-        mixed = dtype != torch.float32 and next(model.parameters()).dtype == torch.float32
+        mixed = dtype != torch.float32 == next(model.parameters()).dtype
         with torch.autocast(device.type, dtype) if mixed else nullcontext():
             return logits_of(model(**batch.inputs))
 

@@ -22,17 +22,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from proponent.data import Examples
 from proponent.disk import is_full, remove_all_in, remove_folder
-from proponent.errors import DataError, DiskFullError, InputError, MismatchError, MissingExtraError
+from proponent.errors import DiskFullError, InputError, MismatchError, MissingExtraError, first_line
 from proponent.hub import require_model
 from proponent.models import Run
 from proponent.models.huggingface import TrainerCallback, load_tokenizer, positions, transformers
 from proponent.models.huggingface import quiet as quiet_transformers
-from proponent.models.load_report import first_line
 from proponent.models.placement import Placement
 from proponent.models.recorder import CHECKPOINTS, TUNED_CHECKPOINTS, Recorder
 from proponent.models.scratch import byte_bpe, causal_lm, classifier, wordpiece
 from proponent.models.tasks.classification import refuse_end_token
 from proponent.progress import track
+from proponent.training.class_names import label_names, refuse_unread
 from proponent.training.weighted_trainer import WeightedTrainer
 from proponent.types import Example
 
@@ -106,7 +106,7 @@ def train(examples: Examples, out: str | Path, training: Training = Training()) 
     folder = empty_folder(out)
     names, weights = label_names(examples), examples.weights
     weights = None if weights is None or (weights == 1).all() else weights  # weights of 1 are a plain training
-    _refuse_unread(examples, labelled=names is not None)
+    refuse_unread(examples, labelled=names is not None)
     quiet_transformers()
     transformers.set_seed(training.seed)
     tokenizer, model = untrained(examples, names, training)
@@ -175,42 +175,9 @@ def _whole_or_gone(folder: Path) -> Generator[None]:
         raise
 
 
-def label_names(examples: Examples) -> tuple[str, ...] | None:
-    """List the classes of a training set."""
-    found = {example.label for example in examples}
-    if found == {None}:
-        return None
-    if None in found:
-        rows = [str(example.row) for example in examples if example.label is None]
-        raise DataError(
-            f"{len(rows)} rows of {examples.name} have no label (rows {', '.join(rows[:5])}): fill them in or drop them"
-        )
-    known = {str(label) for label in found}
-    if len(known) < 2:
-        raise DataError(f"{examples.name} has only one label ({next(iter(known))}): a classifier needs two classes")
-    if examples.label_names is not None and known <= set(examples.label_names):
-        return examples.label_names
-    return tuple(sorted(known, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
-
-
 def _require_accelerate() -> None:
     if find_spec("accelerate") is None:
         raise MissingExtraError("training needs accelerate: pip install 'proponent[train]'")
-
-
-def _refuse_unread(examples: Examples, *, labelled: bool) -> None:
-    """Refuse targets for a classifier and second texts for a language model, which would be ignored silently."""
-    for example in examples:
-        if labelled and example.target is not None:
-            raise DataError(
-                f"{examples.name} has labels and targets (row {example.row}), and a classifier reads no target: leave "
-                "the target out with --target-column '', or train a language model with --label-column ''"
-            )
-        if not labelled and example.text_pair is not None:
-            raise DataError(
-                f"{examples.name} has second texts (row {example.row}) and no labels, and a language model reads only "
-                "one text: leave the second texts out with --pair-column '', or name the target with --target-column"
-            )
 
 
 def untrained(examples: Examples, names: Sequence[str] | None, training: Training) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from proponent.views.data_frames import data_frame
 from proponent.views.hit import Hit
 from proponent.views.hits import Hits
 from proponent.views.page import Page, optional
+from proponent.views.reading import reading
 from proponent.views.text_marks import Mark, clip, score_in_words, signed
 from proponent.views.turns import TurnView, marks_by_turn
 
@@ -56,6 +57,12 @@ class QueryView:
     turns: Annotated[tuple[TurnView, ...] | None, "turns of a conversation; text then has one per line"] = optional()
     loss: Annotated[float | None, "loss of the query at the last checkpoint"]
     truncated_at: Annotated[int | None, "character offset at which the model stops reading; None: nowhere"] = None
+    truncated_before: Annotated[bool | None, "true: it reads from there on, not up to there"] = optional()
+
+    @property
+    def reading(self) -> str | None:
+        """Where the text was truncated, in words."""
+        return reading(self.truncated_at, None, before=self.truncated_before)
 
     @property
     def kind(self) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from proponent.views.overlap import Overlap
 from proponent.views.page import optional
+from proponent.views.reading import reading
 from proponent.views.text_marks import Mark
 from proponent.views.turns import TurnView, marks_by_turn
 from proponent.views.word_pair import WordPair
@@ -34,6 +35,9 @@ class Hit:
     by_checkpoint: Annotated[tuple[float, ...], "the parts of the score, per checkpoint"] = ()
     by_run: Annotated[tuple[float, ...], "the parts of the score, per run, if several are joined; else empty"] = ()
     source: Annotated[str | None, "value of the source column"] = optional()
+    truncated_at: Annotated[int | None, "character of the text at which the model stops reading"] = optional()
+    pair_truncated_at: Annotated[int | None, "the same in the second text or the target"] = optional()
+    truncated_before: Annotated[bool | None, "true: it reads from there on, not up to there"] = optional()
     words: Annotated[tuple[WordPair, ...], "word pairs; their shares and the share left out sum to the score"] = ()
     overlap: Annotated[Overlap | None, "longest run of words that the answer shares"] = field(
         default=None, metadata={"optional": True}
@@ -44,6 +48,11 @@ class Hit:
     content_only: Annotated[bool, "whether function words and punctuation are hidden in views"] = field(
         default=False, metadata={"json": None}
     )
+
+    @property
+    def reading(self) -> str | None:
+        """Where its texts were truncated, in words."""
+        return reading(self.truncated_at, self.pair_truncated_at, before=self.truncated_before)
 
     def bounded(self) -> "Hit":
         """The same hit with its strongest word pairs only, in their order, and the sum of the others."""

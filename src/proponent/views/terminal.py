@@ -121,8 +121,8 @@ def _query(answer: Explanation) -> RenderableType:
         lines.append(_join("second text: ", query.text_pair))
     if query.target is not None:
         lines.append(_join("target: ", query.target))
-    if query.truncated_at is not None:
-        lines.append(Text(f"the model reads the first {query.truncated_at:,} characters only", style="dim"))
+    if query.reading is not None:
+        lines.append(Text(query.reading, style="dim"))
     if query.predicted is not None:
         lines.append(_predicted(query))
     return Padding(Group(*lines), (0, 0, 1, 2))
@@ -179,6 +179,8 @@ def _hit(hit: Hit, total: float) -> RenderableType:
         lines.insert(1, Text(identity, style="dim", overflow="fold"))
     if hit.second is not None:
         lines.append(_join("+ ", "", "dim").append_text(_marked(hit.second, hit.second_marks)))
+    if hit.reading is not None:
+        lines.append(Text(hit.reading, style="dim"))
     if hit.overlap is not None:
         lines.append(_overlap(hit.overlap))
     if hit.words:

@@ -37,6 +37,9 @@ class Answered(Task):
         return None if example.label is None else str(example.label)
 
     def label_numbers(self, examples: Iterable[Example], source: str) -> list[int]:
+        task = self.named(getattr(examples, "label_names", None) or ())
+        if task is not self:
+            return task.label_numbers(examples, source)
         numbers: list[int] = []
         missing: list[str] = []
         for example in examples:

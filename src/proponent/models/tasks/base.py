@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -205,6 +205,14 @@ class Task(ABC):
     def trained(cls, task: "Task", homes: Sequence[Path], base: str | None) -> "Task | None":
         """This task in place of another with the same head, if the files of a run say that it was trained so."""
         return None
+
+    def named(self, names: Sequence[str]) -> "Task":
+        """This task with the names that a data set gives to its classes, if the model has only default names."""
+        for part in ("labels", "names"):
+            held: Labels = getattr(self, part, NO_LABELS)
+            if held.default and len(held) == len(names):
+                return replace(self, **{part: Labels(tuple(names))})
+        return self
 
     def refuse_training(self, folder: Path, checkpoints: Sequence[Path]) -> None:
         """Refuse a run that was trained with another loss."""

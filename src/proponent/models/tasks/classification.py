@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,8 @@ from torch.nn import functional
 from proponent.errors import DataError, InputError, LabelError, RunError
 from proponent.labels import Labels
 from proponent.models.batch import Batch
+from proponent.models.class_settings import class_names
+from proponent.models.masking import Masks
 from proponent.models.tasks.base import Objective, Reduction, Task, sample_labels
 from proponent.types import Example
 
@@ -44,12 +46,6 @@ class LabelLoss(Objective):
         return -own if self.against is None else logits.gather(1, self.against[:, None])[:, 0] - own
 
 
-def names_of(config: Any) -> tuple[str, ...]:
-    """The names of a head's outputs, in order."""
-    by_number = {int(number): str(name) for number, name in cast("dict[Any, Any]", config.id2label).items()}
-    return tuple(by_number[number] for number in sorted(by_number))
-
-
 def refuse_end_token(example: Example, tokenizer: Any) -> None:
     """Refuse the end token in a text: an encoder-decoder with a classifier reads its output at the last one."""
     end = tokenizer.eos_token
@@ -76,7 +72,7 @@ class Classification(Task):
 
     @classmethod
     def of(cls, architecture: str, config: Any) -> Task:
-        labels, problem = names_of(config), getattr(config, "problem_type", None)
+        labels, problem = class_names(config), getattr(config, "problem_type", None)
         if len(labels) < 2 or problem not in {None, "single_label_classification"}:
             raise RunError(
                 f"{architecture} with {len(labels)} output(s) and problem type {problem}: a classifier needs at least "
@@ -108,7 +104,15 @@ class Classification(Task):
     def probabilities(self, logits: Tensor) -> Float[Tensor, "n l"] | None:
         return torch.softmax(logits.detach().float(), -1)
 
+    def notes(self, masks: Masks) -> list[str]:
+        if not self.reads_at_end:
+            return []
+        return ["the decoder of this model reads the text one token later: in its layers, words are one token off"]
+
     def label_numbers(self, examples: Iterable[Example], source: str) -> list[int]:
+        task = self.named(getattr(examples, "label_names", None) or ())
+        if task is not self:
+            return task.label_numbers(examples, source)
         known: dict[object, int] = {}
         numbers: list[int] = []
         missing: list[str] = []

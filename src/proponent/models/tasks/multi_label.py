@@ -14,10 +14,11 @@ from torch.nn import functional
 from proponent.errors import LabelError
 from proponent.labels import NO_LABELS, Labels, listed
 from proponent.models.batch import Batch, Encoded
+from proponent.models.class_settings import class_names
 from proponent.models.placement import host
 from proponent.models.tasks.answered import LEFT_OUT, Answered, or_predicted, refuse_sampled
 from proponent.models.tasks.base import Objective, Reduction, Task
-from proponent.models.tasks.classification import Classification, names_of
+from proponent.models.tasks.classification import Classification
 from proponent.types import Example
 
 
@@ -56,7 +57,7 @@ class MultiLabel(Answered, Classification):
 
     @classmethod
     def of(cls, architecture: str, config: Any) -> Task:
-        names = names_of(config)
+        names = class_names(config)
         at_end = bool(getattr(config, "is_encoder_decoder", False))
         return cls(outputs=len(names), reads_at_end=at_end, names=Labels(names))
 

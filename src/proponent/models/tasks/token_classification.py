@@ -14,10 +14,10 @@ from torch.nn import functional
 from proponent.errors import InputError, LabelError
 from proponent.labels import NO_LABELS, Labels, listed
 from proponent.models.batch import Aligned, Batch, Encoded
+from proponent.models.class_settings import class_names
 from proponent.models.placement import host
 from proponent.models.tasks.answered import LEFT_OUT, Answered, or_predicted, refuse_sampled
 from proponent.models.tasks.base import Objective, Reduction, Task
-from proponent.models.tasks.classification import names_of
 from proponent.types import Example
 
 _WORD = re.compile(r"\S+")
@@ -65,7 +65,7 @@ class TokenClassification(Answered):
 
     @classmethod
     def of(cls, architecture: str, config: Any) -> Task:
-        names = names_of(config)
+        names = class_names(config)
         return cls(outputs=len(names), names=Labels(names))
 
     def text(self, example: Example, tokenizer: Any) -> str:
