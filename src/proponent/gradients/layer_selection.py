@@ -90,7 +90,7 @@ class StorageRule:
     """How layers are stored that a random projection would harm; by default all of them are ordinary layers."""
 
     # A random projection of a table that has no exact form in factors reorders scores, and one of a small layer with
-    # large gradients nearly so (docs/decisions/0028-no-projected-tables.md).
+    # large gradients nearly so (docs/decisions/0030-no-projected-tables.md).
 
     widest: int | None = None  # longest side that is not projected at random; None for any
     apart: bool = False  # whether layers outside the blocks are marked, so that small ones are stored in full
