@@ -20,6 +20,8 @@ SCRATCH = "tracin-we-idf"
 """First on classifiers (decision 0025) and on values (0026) of models from scratch; needs no second moments."""
 TUNED = "grad-cos-mid"
 """The best method with word scores on classifiers fine-tuned from a pretrained model (decisions 0014 and 0028)."""
+LAYERS = "grad-cos"
+"""Where methods of the word embedding have nothing to score: it was frozen, or is not supported."""
 ADAPTED = "grad-cos-bm25"
 """Of adapters of language models that were trained on text or conversations (decision 0029)."""
 WHOLE = "tracin-we-idf-bm25"
@@ -38,15 +40,16 @@ class Default(NamedTuple):
 def default_method(run: Run, steps: Sequence[int] | None = None, second_moment: str = "recorded") -> Default:
     """Choose the method with the best measurements among those that the run allows."""
     if _scores_layers(run):
+        method = LAYERS if _pretrained(run) is None else TUNED
         return Default(
-            TUNED,
-            f"method {TUNED}: the word embedding was frozen in this training, and this method scores the layers that "
+            method,
+            f"method {method}: the word embedding was frozen in this training, and this method scores the layers that "
             f"were trained (to take the gradient at the embedding's output instead: --method {PLAIN})",
         )
     if getattr(run.task, "reads_at_end", False):
         return Default(
-            TUNED,
-            f"method {TUNED}: encoder and decoder of this classifier look words up in one table, which methods of the "
+            LAYERS,
+            f"method {LAYERS}: encoder and decoder of this classifier look words up in one table, which methods of the "
             "word embedding do not support",
         )
     if run.task.answers:

@@ -20,17 +20,23 @@ def word_pairs(
     pieces: WordPieces | None = None,
 ) -> tuple[WordPair, ...]:
     """List every non-zero term with its words and their places, largest first; `turned` names conversations."""
+    # what a word of the example shares with the query as a whole, and with no word of it, has an empty query word
     found = pieces or WordPieces((), ())
     rows, columns = np.nonzero(terms)
     order = np.lexsort((columns, rows, -np.abs(terms[rows, columns])))
     return tuple(
-        _pair(float(terms[row, column]), *found.narrowed(_word(theirs, column), _word(mine, row)), paired, turned)
+        _pair(
+            float(terms[row, column]),
+            *found.narrowed(_word(theirs, column, "" if row < len(mine) else SPECIAL), _word(mine, row)),
+            paired,
+            turned,
+        )
         for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True)
     )
 
 
-def _word(words: tuple[Word, ...], position: int) -> Word:
-    return words[position] if position < len(words) else Word(SPECIAL, ((), ()))
+def _word(words: tuple[Word, ...], position: int, beyond: str = SPECIAL) -> Word:
+    return words[position] if position < len(words) else Word(beyond, ((), ()))
 
 
 def _pair(
