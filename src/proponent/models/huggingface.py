@@ -37,7 +37,7 @@ from proponent.models.quantised import dequantised, quantisation, quantisation_n
 from proponent.models.run_files import (
     StoredName,
     check_files,
-    read_settings,
+    refuse_code,
     refuse_hub_code,
     refuse_named_files,
     without_network,
@@ -45,6 +45,7 @@ from proponent.models.run_files import (
 from proponent.models.settings import check_numbers
 from proponent.models.shared_base import LoadedBase, SharedBases, own_weights
 from proponent.models.tasks import Task, of_adapter, recognise
+from proponent.models.tokenizer_files import try_tokenizer
 from proponent.models.weights import CONFIG_FILE, adapter_home, require_weights, weight_files
 
 __all__ = [
@@ -198,7 +199,7 @@ def load_tokenizer(
     # a name that the user did not give is `local`: looked up in the cache of the hub, and not fetched
     quiet()
     _check_own(folder, trust_remote_code)
-    _refuse_code(folder / "tokenizer_config.json", trust_remote_code)
+    refuse_code(folder / "tokenizer_config.json", trust_remote_code)
     refuse_named_files(folder / "tokenizer_config.json")
     try:
         options: dict[str, Any] = {"local_files_only": local or folder.is_dir()}
@@ -217,22 +218,8 @@ def load_tokenizer(
             f"the tokenizer in {folder} ({type(tokenizer).__name__}) has no character offsets: "
             "save a fast tokenizer (tokenizer.json)"
         )
-    _try_tokenizer(folder, tokenizer)
+    try_tokenizer(folder, tokenizer)
     return tokenizer
-
-
-def _try_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Refuse a tokenizer with settings of another kind, which otherwise fail at the first text."""
-    try:
-        if not tokenizer.model_max_length > 0:
-            raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
-        for texts in ((["a b"],), (["a b"], ["c"])):
-            tokenizer(*texts)
-    except Exception as error:  # the tokenizers of other libraries may raise anything
-        raise RunError(
-            f"the tokenizer in {folder} does not work ({first_line(error)}): save it again with "
-            "tokenizer.save_pretrained, or name another folder with --tokenizer"
-        ) from error
 
 
 def _check_own(folder: Path, trust_remote_code: bool) -> None:
@@ -245,18 +232,7 @@ def _check_own(folder: Path, trust_remote_code: bool) -> None:
         if not trust_remote_code:
             refuse_hub_code(path, settings)
         check_classes(path, settings)
-        _refuse_code(path, trust_remote_code)
-
-
-def _refuse_code(path: Path, trust_remote_code: bool) -> None:
-    """Refuse code that comes with a model unless it is allowed: without its code, it would be another model."""
-    code = read_settings(path).get("auto_map") if path.is_file() and not trust_remote_code else None
-    if code:
-        raise RunError(
-            f"{path.parent} contains custom code (auto_map in {path.name}), which is not run by default: "
-            "read it, then allow it with --trust-remote-code (trust_remote_code=True); if the model was trained "
-            "without that code, take auto_map out"
-        )
+        refuse_code(path, trust_remote_code)
 
 
 def _config(name: str, trust_remote_code: bool, **options: Any) -> Any:

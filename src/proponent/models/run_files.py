@@ -180,3 +180,14 @@ def refuse_hub_code(path: Path, settings: dict[str, Any]) -> None:
                     f"{path} uses attention code from a hub ({code[:100]}), which is not run by default: allow it "
                     f"with --trust-remote-code (trust_remote_code=True), or take {name} out"
                 )
+
+
+def refuse_code(path: Path, trust_remote_code: bool) -> None:
+    """Refuse code that comes with a model unless it is allowed: without its code, it would be another model."""
+    code = read_settings(path).get("auto_map") if path.is_file() and not trust_remote_code else None
+    if code:
+        raise RunError(
+            f"{path.parent} contains custom code (auto_map in {path.name}), which is not run by default: "
+            "read it, then allow it with --trust-remote-code (trust_remote_code=True); if the model was trained "
+            "without that code, take auto_map out"
+        )

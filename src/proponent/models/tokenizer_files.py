@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from proponent.errors import MismatchError, RunError
+from proponent.errors import MismatchError, RunError, first_line
 from proponent.models.checkpoints import Checkpoint, tokenizer_fingerprint
 from proponent.models.weights import adapter_home, base_model
 
@@ -86,3 +86,17 @@ def few_tokens(tokens: int, rows: int) -> list[str]:
         f"the tokenizer has {tokens:,} tokens, and the word embedding {rows:,} rows: check that it is the tokenizer "
         "that the model was trained with (--tokenizer)"
     ]
+
+
+def try_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Refuse a tokenizer with settings of another kind, which otherwise fail at the first text."""
+    try:
+        if not tokenizer.model_max_length > 0:
+            raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
+        for texts in ((["a b"],), (["a b"], ["c"])):
+            tokenizer(*texts)
+    except Exception as error:  # the tokenizers of other libraries may raise anything
+        raise RunError(
+            f"the tokenizer in {folder} does not work ({first_line(error)}): save it again with "
+            "tokenizer.save_pretrained, or name another folder with --tokenizer"
+        ) from error

@@ -1,12 +1,12 @@
 """Retrain the user's own run: same architecture, initial weights, tokenizer and hyper-parameters.
 
-Same as in the Trainer: architecture, tokenizer and truncation, initial weights (fresh ones sampled with the
-seed, or a pretrained model with a head sampled with the seed), loss, optimizer with its decay groups, schedule,
-clipping, batch size and epochs. Different: the order of the data (derived from the ids, see `order`), the dropout
-masks (sampled anew at every step), batches are neither sorted by length, packed nor spread over devices, and numbers
-have 32 bits, or those of passes the run's precision with weights in 32 bits (as bf16=True does). Of an adapter, the
-base model stays and new factors are sampled with the seed. In the rows of chat fine-tuning every token weighs the same,
-as in the Trainer, and so does every tag; in those of other language models every text does.
+Same as in the Trainer: architecture, tokenizer and truncation, initial weights (fresh ones sampled with the seed, or a
+pretrained model with a head sampled with the seed), loss, optimizer with its decay groups, schedule, clipping, batch
+size and epochs. Different: the order of the data (derived from the ids, see `order`), the dropout masks (sampled anew
+at every step), batches are neither sorted by length, packed nor spread over devices, and numbers have 32 bits, or
+those of passes the run's precision with weights in 32 bits (as bf16=True does). Of an adapter, the base model stays
+and new factors are sampled with the seed. In the rows of chat fine-tuning every token weighs the same, as in the
+Trainer, and so does every tag; in those of other language models every text does.
 """
 
 import hashlib
@@ -88,9 +88,8 @@ class RunProblem:
         config = json.dumps(_configuration(self.run), sort_keys=True)
         weights = self.initial if self.initial == FRESH else f"{self.initial} {sizes_of_weights(Path(self.initial))}"
         counted = "" if self.counting is None else f"\ncounted {json.dumps(asdict(self.counting), sort_keys=True)}"
-        place = self.run.placement
         counted += "" if (own := self.run.trained) is None else f"\ntrained {' '.join(sorted(own.names))}"
-        placed = "" if place.plain else f"\nplacement {place.device.partition(':')[0]} {place.dtype}"
+        placed = "" if (at := self.run.placement).plain else f"\nplacement {at.device.partition(':')[0]} {at.dtype}"
         return (
             f"run 1 {self.run.info.architecture}\nconfiguration {config}\ninitial weights {weights}\n"
             f"tokenizer {self.run.fingerprints['tokenizer']} up to {self.max_length} tokens\n"
