@@ -86,8 +86,7 @@ def trainer(folder: Path, model: Any, tokenizer: Any, *, callbacks: Sequence[Any
         use_cpu=True,
         disable_tqdm=True,
         dataloader_pin_memory=False,
-        seed=0,
-        **settings,
+        **{"seed": 0} | settings,
     )
     made = make(
         model=model,

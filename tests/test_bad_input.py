@@ -233,7 +233,7 @@ def test_a_text_that_is_too_long(said: Said, news: Tiny):
     content = json.loads(said("explain", news.index, text, "--json")[1])
     assert content["query"]["truncated_at"] == len("profit " * 22) - 1
     assert any(note.startswith("the text was truncated at character 153") for note in content["notes"])
-    assert "the model reads the first 153 characters only" in said("explain", news.index, text)[1]
+    assert "the model reads the text to character 153 only" in said("explain", news.index, text)[1]
 
 
 def test_an_empty_row_of_a_file_of_queries(said: Said, news: Tiny, tmp_path: Path):

@@ -258,7 +258,9 @@ def test_second_moments_are_asked_for_before_anything_is_computed(
 ) -> None:
     folder = copied(bert_run)
     (folder / "checkpoint-16" / MOMENTS_FILE).unlink()
-    with pytest.raises(InputError, match=r"checkpoint-16 recorded none: .*--second-moment estimate"):
+    with pytest.raises(
+        InputError, match=r"none for proponent\.Recorder to keep in .*checkpoint-16: .*--second-moment estimate"
+    ):
         build(folder, tmp_path / "index", "tracin-we-adam")
     (folder / "checkpoint-16" / "optimizer.pt").unlink()
     with pytest.raises(InputError, match=r"no optimizer\.pt in .*checkpoint-16"):
@@ -354,7 +356,8 @@ def test_the_default_method_is_the_best_that_the_run_allows(
     plain = proponent.build(bare, ROWS, tmp_path / "plain", steps=[8])
     assert plain.store.plan.method == method_of("tracin-we")
     said = capsys.readouterr().err
-    assert "has no recorded second moments; tracin-we-adam-unit" in said
+    assert "there were no second moments of the word embedding for proponent.Recorder to keep" in said
+    assert "tracin-we-adam-unit, the better method, needs them" in said
     assert "--second-moment estimate" in said
     with pytest.raises(InputError, match="tracin-we-adam-unit needs the optimizer's second moments"):
         proponent.build(bare, ROWS, tmp_path / "named", "tracin-we-adam-unit", steps=[8], quiet=True)

@@ -276,8 +276,13 @@ def test_scales_are_measured() -> None:
     with pytest.raises(RunError, match="more than look up"):
         embedding_scale(clipped)
     assert torch.equal(before, clipped.weight)  # looking does not change it
+    assert embedding_scale(nn.Embedding(9, 4, _weight=torch.zeros(9, 4))) == 1.0
+    scaled = model_of("gemma-lm-tied").get_input_embeddings()
+    scaled.weight.data.zero_()  # zeros times any factor are zeros: the factor is measured with other rows
+    assert embedding_scale(scaled) == pytest.approx(24**0.5, rel=1e-6)
+    assert not bool(scaled.weight.any())
     with pytest.raises(RunError, match="more than look up"):
-        embedding_scale(nn.Embedding(9, 4, _weight=torch.zeros(9, 4)))
+        embedding_scale(Offset(9, 4, _weight=torch.zeros(9, 4)))
 
 
 def test_an_embedding_that_is_never_called_is_refused() -> None:

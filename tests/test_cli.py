@@ -56,6 +56,7 @@ def test_train_makes_a_run(said: Said, tmp_path: Path, monkeypatch: pytest.Monke
     assert (code, out) == (3, "")
     assert err.splitlines() == [
         f"{data}: no id column: row numbers are used as ids",
+        f"training a language model on the texts: {data} has no labels",
         f"proponent: {tmp_path / 'run'} is not an empty folder: choose another --out",
     ]
 
@@ -296,7 +297,7 @@ def test_check_passes_and_says_so(said: Said, news: Tiny):
     assert out.count("passed") == 6
     assert "FAILED" not in out
     content = answered(said, "check", news.run, news.data)
-    assert [set(one) for one in content["findings"]] == [{"name", "passed", "value", "bound"}] * 13
+    assert [set(one) for one in content["findings"]] == [{"name", "passed", "value", "bound", "warning"}] * 14
 
 
 def test_a_failed_check_shows_the_table_and_ends_with_2(said: Said, news: Tiny, monkeypatch: pytest.MonkeyPatch):

@@ -53,7 +53,7 @@ def index_of(folder: Path, data: Path) -> Store:
         segments=[segment],
     )
     held = {name: list(examples.part(name)) for name in ("id", "text", "text_pair", "target", "label", "source")}
-    held["row"] = list(range(len(examples)))
+    held["row"] = held["place"] = list(range(len(examples)))
     folder.mkdir()
     write_parquet(folder / "examples.parquet", held | {"label": [_named(one) for one in held["label"]]})
     store = Store.__new__(Store)

@@ -282,7 +282,7 @@ def test_where_a_block_ends_changes_no_line(size, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "parts"),
     [
-        ("text\na\ncafé\n".encode("latin-1"), ["byte 10, line 3", r"b'\xe9'", "latin-1"]),
+        ("text\na\ncafé\n".encode("latin-1"), ["byte 10, line 3", r"b'\xe9'", "windows-1252"]),
         ("text\na\ncafé".encode()[:-1], ["byte 10, line 3", "truncated"]),
         ("text\n🎉\ncafé🎉".encode()[:-1], ["byte 15, line 3", "truncated"]),
         (b"text\nabcdefgh\na\0b\n", ["NUL byte at byte 15, line 3", "remove it"]),

@@ -27,6 +27,7 @@ def whole(folder: Path, texts: list[str], pairs: list[str | None] | None = None,
                 {
                     "id": [f"i{row}" for row in rows],
                     "row": np.asarray(list(rows), dtype=np.int64),
+                    "place": np.asarray(list(rows), dtype=np.int64),
                     "text": [texts[row] for row in rows],
                     "text_pair": [None if pairs is None else pairs[row] for row in rows],
                     "label": [("b", "a", None)[row % 3] for row in rows],

@@ -424,7 +424,7 @@ def test_a_file_without_a_header_gets_names(tmp_path: Path):
         read(path, columns=FACTS, header=("head", "tail"))
     lines = tmp_path / "facts.jsonl"
     lines.write_text("{}\n")
-    with pytest.raises(DataError, match="only CSV and TSV files have a header line"):
+    with pytest.raises(DataError, match="--header is for CSV and TSV files"):
         read(lines, header=("a",))
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "fact.tsv", header=("a",))

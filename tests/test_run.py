@@ -143,7 +143,7 @@ def test_a_config_without_a_head(encoder_folder: Path) -> None:
     with pytest.raises(RunError, match="names no architecture"):
         Run.from_pretrained(encoder_folder)
     (encoder_folder / "config.json").unlink()
-    with pytest.raises(RunError, match="cannot read the model configuration"):
+    with pytest.raises(RunError, match=r"no config\.json in .*save_pretrained writes it"):
         Run.from_pretrained(encoder_folder)
 
 

@@ -1,8 +1,11 @@
-"""Whether a pretrained model is there at all: asked once, before loaders try for minutes."""
+"""The hub of models: whether one is there at all, before loaders try for minutes; loading without asking it."""
 
 import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from proponent.errors import InputError
 
@@ -53,3 +56,18 @@ def require_model(name: str) -> None:
         raise InputError(
             f"--model {name}: no such folder, no such model in the cache, and the hub cannot be asked ({kind}): {way}"
         ) from error
+
+
+@contextmanager
+def without_network(wanted: bool) -> Generator[None]:
+    """Load without asking a hub: some loaders ask it although they are told to use local files only."""
+    constants: Any = sys.modules.get("huggingface_hub.constants")
+    if not wanted or constants is None:
+        yield
+        return
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

@@ -106,7 +106,7 @@ def stored_arrays(path: Path) -> dict[str, StoredArray]:
     """Find the arrays of a file without reading them."""
     with _reading(path):
         _opened(path)  # checks the header
-        with path.open("rb") as file:
+        with _DOOR.open(path, most=MOST_BYTES) as file:
             length = int.from_bytes(file.read(8), "little")
             header = cast("dict[str, dict[str, Any]]", json.loads(file.read(length)))
         header.pop("__metadata__", None)
@@ -121,7 +121,7 @@ def same_bytes(mine: StoredArray, theirs: StoredArray) -> bool:
     """Whether two arrays are equal byte for byte; stops at the first difference."""
     if (mine.kind, mine.size) != (theirs.kind, theirs.size):
         return False
-    with mine.path.open("rb") as one, theirs.path.open("rb") as other:
+    with _DOOR.open(mine.path, most=MOST_BYTES) as one, _DOOR.open(theirs.path, most=MOST_BYTES) as other:
         one.seek(mine.start)
         other.seek(theirs.start)
         left = mine.size

@@ -24,6 +24,15 @@ from proponent.errors import InputError
 if TYPE_CHECKING:
     from proponent.evaluate.experiment import EvaluationRequest
 
+ArrayFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write scores, halves and outputs of an LDS as safetensors (a bank)."),
+]
+BankFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Measure an LDS against the halves of a bank, and train none again."),
+]
+
 _METRICS = ("deletion", "lds", "ndr", "mislabel", "facts", "tailpatch", "words", "cancellation")
 
 
@@ -69,14 +78,8 @@ def evaluate(
     gold_column: Annotated[
         str, typer.Option(help="Column of the query file with the ids of the gold passages, for facts.")
     ] = "gold",
-    arrays: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write scores, halves and outputs of an LDS as safetensors (a bank)."),
-    ] = None,
-    bank: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Measure an LDS against the halves of a bank, and train none again."),
-    ] = None,
+    arrays: ArrayFile = None,
+    bank: BankFile = None,
     out: PageFiles = None,
 ) -> None:
     """Compare methods with controls and confidence intervals, retraining where the metric requires it."""

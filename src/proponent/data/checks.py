@@ -163,9 +163,9 @@ def _string(table: RawTable, column: str, part: str, row: int, value: object) ->
         and all(isinstance(one, str) and one.split() == [one] for one in words)
     ):
         return " ".join(map(str, words))  # words, each with a tag
-    also = "; if it is the label, name it with --label-column" if part == "target" else ""
     held = cast("object", value)
-    also = "; if it is the text, write the column as text" if isinstance(held, bytes | int | float) else also
+    also = "; if it is the text, write the column as text" if isinstance(held, bytes | int | float) else ""
+    also = "; if it is the label, name it with --label-column" if part == "target" else also
     raise DataError(
         f"{table.name}: column {short(column)} must contain text, but {table.where([row])} holds {short(held)} "
         f"({type(held).__name__}): name another column with {OPTIONS[part]}{also}"

@@ -129,7 +129,7 @@ def other_separator(names: Sequence[str]) -> str:
         return ""
     said = next(word for word, one in _NAMED.items() if one == mark)
     return (
-        f"is the separator right? the first line contains a {said}: read the file with --separator {said} "
+        f"is the separator right? the only name contains a {said}: read the file with --separator {said} "
         f"(separator={mark!r})"
     )
 
@@ -204,7 +204,7 @@ def _quote_error(name: str, start: int, line: int, reason: str) -> str:
 
 def names_like(name: str, names: Sequence[str]) -> str:
     """Advice for columns whose names show that a file is not what its name says; empty where they are plain."""
-    if not name.lower().removesuffix(".gz").endswith(tuple(SEPARATORS)):
-        return ""
     other = other_separator(names) if len(names) == 1 else ""
-    return f"; {other}" if other else "; if its first line is a row, name the columns with --header (header=)"
+    if other or not name.lower().removesuffix(".gz").endswith(tuple(SEPARATORS)):
+        return f"; {other}" if other else ""
+    return "; if its first line is a row, name the columns with --header (header=)"

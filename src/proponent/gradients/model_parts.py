@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from proponent.errors import RunError
@@ -155,11 +157,12 @@ def embedding_scale(module: nn.Embedding) -> float:
         probe = probe[torch.isfinite(weight[probe]).all(1)]  # non-finite rows are handled with their texts
         if not len(probe):
             return 1.0
-        table = weight[probe].float()
-        if not bool(table.any()):  # nothing to compare
-            return 1.0
+        table, read = weight[probe].float(), module
+        if not bool(table.any()):  # rows of zeros show nothing: those of another table do
+            other = torch.linspace(1.0, 2.0, weight.numel(), device=weight.device).view_as(weight).to(weight.dtype)
+            table, read = other[probe].float(), partial(functional_call, module, {"weight": other})
         # A table with max_norm changes its own rows when it is read.
-        output = cast("Tensor", module(probe)).float() if module.max_norm is None else torch.zeros_like(table)
+        output = cast("Tensor", read(probe)).float() if module.max_norm is None else torch.zeros_like(table)
         scale = float((output * table).sum()) / max(float((table * table).sum()), 1e-30)
         close = 1e-5 * float(output.abs().max())
         rounded = 1e-2 if is_half(weight.dtype) else 1e-3

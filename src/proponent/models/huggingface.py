@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from proponent.errors import ProponentError, RunError, first_line
+from proponent.hub import without_network
 from proponent.models.adapter_modules import note_adapter, peft_library, show_layers
 from proponent.models.adapters import (
     Base,
@@ -40,7 +41,6 @@ from proponent.models.run_files import (
     refuse_code,
     refuse_hub_code,
     refuse_named_files,
-    without_network,
 )
 from proponent.models.settings import check_numbers
 from proponent.models.shared_base import LoadedBase, SharedBases, own_weights

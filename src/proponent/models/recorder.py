@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import torch
 
-from proponent.disk import make_folder, write_bytes
+from proponent.disk import make_folder, remove, write_bytes
 from proponent.errors import RunError
 from proponent.models.batch_record import BatchRecorder
 from proponent.models.change_watch import ChangeWatch
@@ -153,7 +153,6 @@ class Recorder(TrainerCallback):
         self._mark = ""
         self._content: dict[str, Any] = {}
         self._home = Path()  # folder of the run: a search over settings saves every trial in a folder of its own
-        self._began = Path()  # folder that the settings name
         self._trained: set[str] | None = None  # parameters that moved, if others were frozen
         self._started: dict[Path, bool | None] = {}  # a second training continues with the weights of the first
 
@@ -166,7 +165,7 @@ class Recorder(TrainerCallback):
         record["optim"] = str(getattr(args.optim, "value", args.optim))
         record["lr_scheduler_type"] = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
         record["batch_size"] = int(args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size))
-        folder = self._home = self._began = Path(args.output_dir)
+        folder = self._home = Path(args.output_dir)
         make_folder(folder)
         if state.global_step:  # resumed: these weights are the run's own
             self._started.setdefault(folder, _noted(folder, "trained_before"))
@@ -238,7 +237,7 @@ class Recorder(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Write both files to the checkpoint folder that was just saved."""
-        folder = saved_folder(self._began, state.global_step)
+        folder = saved_folder(Path(args.output_dir), state.global_step)
         if not state.is_world_process_zero or folder is None or not self._rates:
             return
         model, optimizer = kwargs["model"], kwargs["optimizer"]
@@ -280,11 +279,11 @@ class Recorder(TrainerCallback):
 
     def _keep_run(self, home: Path, trained: list[str] | None) -> None:
         """Write the run's description to the folder that the checkpoints are saved in, where something changed."""
-        if home == self._home and trained == self._content["trained"]:
-            return
+        if not self._content or (home == self._home and trained == self._content["trained"]):
+            return  # nothing was written as the training began, or nothing changed
         self._content["trained"] = trained
         if home != self._home:
-            (self._home / RUN_FILE).unlink(missing_ok=True)
+            remove(self._home / RUN_FILE)
             self._home = home
         _write(home / RUN_FILE, self._content)
 

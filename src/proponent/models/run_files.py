@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,21 +58,6 @@ def reading_run(folder: Path) -> Generator[None]:
             f"{folder} cannot be read: a file of it holds a value that no training writes ({type(error).__name__}: "
             f"{said[:200]}): copy the run again"
         ) from error
-
-
-@contextmanager
-def without_network(wanted: bool) -> Generator[None]:
-    """Load without asking a hub: some loaders ask it although they are told to use local files only."""
-    constants: Any = sys.modules.get("huggingface_hub.constants")
-    if not wanted or constants is None:
-        yield
-        return
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def home_of(path: Path) -> Path:

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import stat
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -63,7 +62,8 @@ def _private(path: Path) -> bytes | None:
         opened = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with open(opened, "rb") as file:  # noqa: PTH123 - it is open already
             state = os.fstat(opened)
-            mine = sys.platform == "win32" or (state.st_uid == os.getuid() and not state.st_mode & 0o077)
+            user = getattr(os, "getuid", None)  # there are none elsewhere than on POSIX, nor modes of files
+            mine = user is None or (state.st_uid == user() and not state.st_mode & 0o077)
             found = file.read(KEY_BYTES + 1) if mine and stat.S_ISREG(state.st_mode) else b""
     except OSError:
         return None
