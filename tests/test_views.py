@@ -180,7 +180,8 @@ def test_views_import_only_lower_floors_and_jinja2_has_one_door() -> None:
         }
         ours = {name for name in found if name.startswith("proponent")}
         assert all(
-            name in {"proponent.types", "proponent.errors", "proponent.disk", "proponent.version"}
+            name
+            in {"proponent.types", "proponent.errors", "proponent.disk", "proponent.version", "proponent.plain_text"}
             or name.startswith("proponent.views")
             for name in ours
         )
@@ -388,7 +389,7 @@ def test_the_answer_tells_what_it_knows() -> None:
     text = " ".join(" ".join(Structure(document(make_pair_answer())).text).split())
     for part in ("Why Business and not World?", "score +0.412", "score -0.305", "but model predicts", "53%", "ag-1042",
                  "row 1042", "overlap 2 of 5", "same sign at 2 of 3 checkpoints", "and 2 more", "not proof of cause",
-                 "gradient path exact", "recorder", "left out", "reads only the first 60 characters",
+                 "gradient path exact", "recorder", "left out", "reads the text to character 60 only",
                  "rather than World", "7,600 training examples"):  # fmt: skip
         assert part in text
     assert 'aria-label="by checkpoint: step 200 helped +0.206; step 400' in document(make_pair_answer())

@@ -86,7 +86,13 @@ def test_a_double_click_on_undo_takes_one_decision_back(index: Path) -> None:
 
 
 def texts(folder: Path, count: int, size: int) -> ExampleColumns:
-    rows = {"id": [str(one) for one in range(count)], "text": ["text " + "bcdf" * (size // 4)] * count}
+    places = list(range(count))
+    rows = {
+        "id": list(map(str, places)),
+        "row": places,
+        "place": places,
+        "text": ["text " + "bcdf" * (size // 4)] * count,
+    }
     (folder / "x.parquet").write_bytes(parquet_bytes(rows))
     return ExampleColumns([StoredExamples(folder / "x.parquet")])
 
