@@ -156,7 +156,7 @@ def encoded_of(folder: Path, asked: bool) -> list[Encoded]:
     )
 
 
-def matrix(folder: Path, step: int, pick: Pick, *, asked: bool, apart: bool) -> np.ndarray:
+def matrix(folder: Path, step: int, pick: Pick, *, asked: bool, apart: bool = False) -> np.ndarray:
     made = gradients(folder, step, asked, apart)
     return np.stack([np.concatenate([one.ravel() for name, one in row.items() if pick(name, one)]) for row in made])
 

@@ -1,14 +1,13 @@
 """Named parts of a Hugging Face model: word embedding, vocabulary head, classifier head."""
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from proponent.errors import RunError
@@ -160,7 +159,9 @@ def embedding_scale(module: nn.Embedding) -> float:
         table, read = weight[probe].float(), module
         if not bool(table.any()):  # rows of zeros show nothing: those of another table do
             other = torch.linspace(1.0, 2.0, weight.numel(), device=weight.device).view_as(weight).to(weight.dtype)
-            table, read = other[probe].float(), partial(functional_call, module, {"weight": other})
+            read = deepcopy(module)
+            read.weight.copy_(other)
+            table = other[probe].float()
         # A table with max_norm changes its own rows when it is read.
         output = cast("Tensor", read(probe)).float() if module.max_norm is None else torch.zeros_like(table)
         scale = float((output * table).sum()) / max(float((table * table).sum()), 1e-30)
