@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated
 
 from proponent.views.overlap import Overlap
@@ -18,7 +19,7 @@ SAVED_WORDS = 50
 """Word pairs of a hit in JSON, the strongest: a long question and a long text have thousands."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: what views ask for often is computed once
 class Hit:
     """One training example with its score for the query."""
 
@@ -68,7 +69,7 @@ class Hit:
             size_left_out=math.fsum([self.size_left_out or 0.0, *map(abs, others)]),
         )
 
-    @property
+    @cached_property
     def shown_words(self) -> tuple[WordPair, ...]:
         """The displayed pairs of words, largest first: the best three always, others from 1 % of the largest."""
         ordered = self._ordered[:SHOWN_WORDS]
@@ -84,22 +85,22 @@ class Hit:
         some = (one for one in self._real if one.content or not self.content_only)
         return sorted(some, key=lambda pair: -abs(pair.share))
 
-    @property
+    @cached_property
     def _real(self) -> list[WordPair]:
         """Pairs of words of the texts."""
         return [one for one in self.words if not one.markup and not one.whole]
 
-    @property
+    @cached_property
     def words_size(self) -> float:
         """Sum of the magnitudes of all pairs of words: what the percentage of a pair is of."""
         return math.fsum([self.size_left_out or 0.0, *(abs(one.share) for one in self._real)])
 
-    @property
+    @cached_property
     def template_share(self) -> float:
         """Part of the score that belongs to the markup of a chat template."""
         return math.fsum(pair.share for pair in self.words if pair.markup)
 
-    @property
+    @cached_property
     def whole_share(self) -> float:
         """Part of the score that belongs to special tokens: to the text as a whole, and to no word."""
         return math.fsum(pair.share for pair in self.words if pair.whole)

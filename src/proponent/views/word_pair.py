@@ -38,12 +38,12 @@ class WordPair:
     @property
     def markup(self) -> bool:
         """Whether a word stands for the markup of a chat template."""
-        return TEMPLATE in {self.query_word, self.train_word}
+        return TEMPLATE in (self.query_word, self.train_word)
 
     @property
     def whole(self) -> bool:
         """Whether a word stands for the special tokens, which say something of the text as a whole."""
-        return not self.markup and SPECIAL in {self.query_word, self.train_word}
+        return not self.markup and SPECIAL in (self.query_word, self.train_word)
 
     @property
     def content(self) -> bool:
