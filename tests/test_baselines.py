@@ -5,6 +5,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proponent.baselines import NAMES, Baselines, Texts
+from proponent.data import StoredExamples, parquet_bytes, parquet_files
 from proponent.errors import InputError, LabelError, MissingExtraError
+from proponent.index.baseline_scores import WholeTexts
+from proponent.store import Store
 from proponent.words import split
 
 TRAIN = [
@@ -294,3 +300,18 @@ def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
         Baselines(Texts(["a", "b"], embeddings=rows))
     with pytest.raises(InputError, match="the class probabilities of text 1 are not finite"):
         Baselines(Texts(["a", "b"], np.array([0, 1]), rows))
+
+
+def test_texts_are_joined_whatever_the_blocks_of_their_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"text {row} " + "x" * (row % 7 * 40) for row in range(50)]
+    pairs = [None if row % 3 else f"pair {row}" for row in range(50)]
+    places = list(range(50))
+    held = {"id": list(map(str, places)), "row": places, "place": places, "text": texts, "text_pair": pairs}
+    (tmp_path / "x.parquet").write_bytes(parquet_bytes(held))
+    monkeypatch.setattr(parquet_files, "BATCH", 600)  # few long texts are read at a time, and many short ones
+    stored = StoredExamples(tmp_path / "x.parquet")
+    assert len(list(stored.blocks("text"))) != len(list(stored.blocks("text_pair")))
+    store = Store.__new__(Store)
+    store.segments = cast("Any", [SimpleNamespace(examples=stored)])
+    joined = [text if pair is None else f"{text} {pair}" for text, pair in zip(texts, pairs, strict=True)]
+    assert [*iter(WholeTexts(store))] == joined

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any, overload
 
 import numpy as np
@@ -26,8 +27,9 @@ class WholeTexts(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         for segment in self._store.segments:
             names = [name for name in _PARTS if name in segment.examples.names]
-            for block in zip(*(segment.examples.blocks(name) for name in names), strict=True):
-                yield from (_joined(parts) for parts in zip(*block, strict=True))
+            # the blocks of columns have lengths of their own: long texts come in shorter ones
+            columns = (chain.from_iterable(segment.examples.blocks(name)) for name in names)
+            yield from map(_joined, zip(*columns, strict=True))
 
     @overload
     def __getitem__(self, place: int) -> str: ...
