@@ -59,14 +59,14 @@ def append(path: Path, record: Record | Callable[[], Record | None]) -> bool:
     return True
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """Read the whole log; the last line may be incomplete."""
-    return _DOOR.read_bytes(path, most=MOST_BYTES)
+    return _DOOR.read_bytes(path, most=most)
 
 
-def read_lines(path: Path) -> list[bytes]:
+def read_lines(path: Path, most: int = MOST_BYTES) -> list[bytes]:
     """Read all lines; the last line may be incomplete."""
-    return read_bytes(path).split(b"\n")
+    return read_bytes(path, most).split(b"\n")
 
 
 def _settled(opened: int, end: int) -> tuple[int, bytes]:

@@ -33,7 +33,7 @@ _INVISIBLE_RANGES = (
 INVISIBLE = re.compile("\r\n|[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in _INVISIBLE_RANGES) + "]")
 """One invisible character, or a line end of two."""
 
-_SPACE = re.compile(r" *[\t\n\r][ \t\n\r]*")
+_SPACE = re.compile(r"[ \t\n\r]+")  # each run is matched once: long ones take linear time
 
 
 def visible(text: str) -> str:
@@ -43,7 +43,7 @@ def visible(text: str) -> str:
 
 def one_line(text: str) -> str:
     """A visible text without tabs and line ends; its other spaces stay as they are."""
-    return visible(_SPACE.sub(" ", text))
+    return visible(_SPACE.sub(lambda found: found[0] if not found[0].strip(" ") else " ", text))
 
 
 def glyph(character: str) -> str:

@@ -153,7 +153,7 @@ class Decisions:
 
     def _extended(self, log: "_Log", lines: Sequence[bytes], before: int) -> "_Log":
         """A log with more lines; line numbers go on from those before."""
-        steps, current, foreign = list(log.steps), dict(log.current), log.foreign
+        steps, foreign, kept = list(log.steps), log.foreign, len(log.steps)  # `kept`: steps that `log.current` holds
         for number, line in enumerate(lines, before + 1):
             if not line:
                 continue
@@ -168,12 +168,13 @@ class Decisions:
             if found is not None:
                 steps.append(_Step(number, tuple(found)))
                 foreign += content.get("data") != self._data
-                _apply(found, current)
             elif steps:
                 steps.pop()
-                current.clear()
-                for step in steps:
-                    _apply(step.decisions, current)
+                kept = min(kept, len(steps))
+        whole = kept == len(log.steps)
+        current = dict(log.current) if whole else {}
+        for step in steps[kept if whole else 0 :]:
+            _apply(step.decisions, current)
         return _Log((-1, -1, -1), steps, current, foreign)
 
 

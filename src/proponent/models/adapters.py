@@ -9,6 +9,7 @@ from torch import nn
 
 from proponent.errors import RunError
 from proponent.models.run_files import read_settings, weights_file
+from proponent.models.settings import MOST_LAYERS
 from proponent.models.tasks import Task, adapter_tasks, recognise
 from proponent.models.weights import ADAPTER_FILE, ADAPTER_SETTINGS, adapter_home, adapters_inside, base_model
 from proponent.tensors import TensorSlices
@@ -170,7 +171,7 @@ def resized_rows(folder: Path, settings: dict[str, Any], model: Any, base: str) 
             whole.add(shape[0])
             heads = heads or module is head
     new = sorted(_new_tokens(settings, held))
-    rows = new and new == [*range(held, new[-1] + 1)]  # the adapter holds each added row
+    rows = bool(new) and (new[0], new[-1] + 1 - held) == (held, len(new))  # the adapter holds each added row
     wanted = max((whole or parts or {token + 1 for token in new}) - {held}, default=held)
     if wanted != held and (whole or rows) and (heads or not apart):
         return wanted
@@ -180,6 +181,23 @@ def resized_rows(folder: Path, settings: dict[str, Any], model: Any, base: str) 
             "does not hold the tables of the others: name the base that it was trained on with --base (base=)"
         )
     return None
+
+
+def refuse_sizes(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse ranks that the weights cannot have, and endless copies of layers, before anything is made from them."""
+    slices, path = adapter_weights(folder), _home(folder) / ADAPTER_SETTINGS
+    largest = max((size for name in slices.names for size in slices.shape(name)), default=0)
+    pattern: object = settings.get("rank_pattern")
+    ranks = [settings.get("r"), *(cast("dict[str, object]", pattern).values() if isinstance(pattern, dict) else ())]
+    wrong = next((one for one in ranks if isinstance(one, int) and one > largest), None)
+    if wrong is not None:
+        raise RunError(
+            f"{path} states a rank of {wrong:,}, and no side of its weights has more than {largest:,}: they do not "
+            "match; copy the whole adapter again"
+        )
+    copies = settings.get("layer_replication")
+    if isinstance(copies, list) and len(cast("list[object]", copies)) > MOST_LAYERS:
+        raise RunError(f"{path} repeats {len(cast('list[object]', copies)):,} ranges of layers: the file is damaged")
 
 
 def base_weights(names: Iterable[str]) -> list[str]:

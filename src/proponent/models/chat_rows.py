@@ -17,6 +17,7 @@ from proponent.errors import InputError
 from proponent.models.batch import Aligned
 from proponent.models.chat_template import ChatTemplate, Placed
 from proponent.models.preference_rows import Pairing, Tokenize, aligned_pair, both_answers, judged_answer
+from proponent.models.tokenizer_files import tokenizing
 from proponent.types import Content, Conversation, Counting, Example, Preference, Prompted, Text, Tokens
 
 IN_TEMPLATE = -2
@@ -172,9 +173,9 @@ class ChatRows:
             )
 
     def _encoding(self, text: str, *, special: bool) -> Any:
-        made = self.tokenizer(
-            text, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False, truncation=False
-        )
+        quiet = {"return_attention_mask": False, "return_token_type_ids": False, "truncation": False}
+        with tokenizing():
+            made = self.tokenizer(text, add_special_tokens=special, **quiet)
         return made.encodings[0]
 
     def _cut(self, one: Aligned, example: Example) -> Aligned:

@@ -17,6 +17,7 @@ from proponent.models.batch import Aligned, Batch, Decoder, Encoded, encoded_byt
 from proponent.models.chat_rows import IN_TEMPLATE, ChatRows
 from proponent.models.masking import ONE_DRAW, Masks
 from proponent.models.tasks import Task
+from proponent.models.tokenizer_files import tokenizing
 from proponent.types import Counting, Example, Pair, Prompted, Span, Text
 from proponent.words import assign_together, read, sides_of
 
@@ -250,9 +251,10 @@ class Encoder:
         inputs = [self.task.text(example, self.tokenizer) for example in examples]
         limits = {"truncation": True, "max_length": self.max_length}
         limits |= {"return_attention_mask": False, "return_token_type_ids": False}  # only the encodings are used
-        sides = [self.tokenizer(inputs, **limits).encodings]
-        if self.task.decodes:
-            sides.append(self.tokenizer(text_target=[example.target for example in examples], **limits).encodings)
+        with tokenizing():
+            sides = [self.tokenizer(inputs, **limits).encodings]
+            if self.task.decodes:
+                sides.append(self.tokenizer(text_target=[example.target for example in examples], **limits).encodings)
         return sides
 
     def _whole(self, sides: tuple[Any, ...], example: Example) -> Aligned:

@@ -28,6 +28,7 @@ from proponent.models.adapters import (
     describe_kind,
     misfit,
     refuse_adapter,
+    refuse_sizes,
     resized_rows,
 )
 from proponent.models.class_settings import check_classes, disagreement
@@ -380,17 +381,17 @@ def _width(task: Task) -> int:
 
 
 def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases: SharedBases) -> torch.nn.Module:
-    peft = peft_library()
     base, home, settings = base_of(folder, card.base), adapter_home(folder) or folder, adapter_settings(folder)
+    refuse_sizes(folder, settings)
     model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
     carried = adapter_weights(folder).names
     require_whole(folder, [name for name in missing if not any(one.endswith(f".{name}") for one in carried)])
-    problem = misfit(folder, base.name, model)
-    if problem is not None:
+    if (problem := misfit(folder, base.name, model)) is not None:
         raise problem
     own_weights(model, base_weights(carried))
     with warnings.catch_warnings(), without_network(wanted=True):
         warnings.simplefilter("ignore")  # matters between peft and transformers
+        peft = peft_library()
         adapted: Any = peft.PeftModel.from_pretrained(model, str(home), is_trainable=True, torch_device="cpu")
         expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
     require_whole(folder, sorted(name for name in expected if name not in carried))

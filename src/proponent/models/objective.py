@@ -44,7 +44,7 @@ _CARDS = {"reward": "reward-trainer"}
 
 _DFT = re.compile(r"^[ \t]*loss_type:[ \t]*[\"']?dft\b", re.MULTILINE)
 _SMOOTHED = re.compile(
-    r"^[ \t]*-?[ \t]*label_smoothing_factor:[ \t]*([0-9]+(?:\.[0-9]*)?(?:e-?[0-9]+)?)[ \t]*$", re.MULTILINE
+    r"^(?:[ \t]*-)?[ \t]*label_smoothing_factor:[ \t]*([0-9]+(?:\.[0-9]*)?(?:e-?[0-9]+)?)[ \t]*$", re.MULTILINE
 )
 _HEAD = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
 _TAG = re.compile(r"^[ \t]*-[ \t]*([\w-]+)[ \t]*$", re.MULTILINE)

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -158,12 +159,20 @@ def refuse_hub_code(path: Path, settings: dict[str, Any]) -> None:
             found = list(cast("dict[str, object]", value).values()) if isinstance(value, dict) else [value]
             if isinstance(value, dict):
                 parts.append(cast("dict[str, Any]", value))
-            code = next((one for one in found if isinstance(one, str) and {"/", ":"} & set(one)), None)
+            code = next((one for one in found if isinstance(one, str) and _from_hub(one)), None)
             if _IMPLEMENTATION.fullmatch(name) and code is not None:
                 raise RunError(
                     f"{path} uses attention code from a hub ({code[:100]}), which is not run by default: allow it "
                     f"with --trust-remote-code (trust_remote_code=True), or take {name} out"
                 )
+
+
+def _from_hub(name: str) -> bool:
+    """Whether attention code is somebody's, or that of a package which is not there: it is then fetched from a hub."""
+    plain = name.removeprefix("paged|")
+    if {"/", ":"} & set(plain):
+        return True
+    return plain.startswith("flash_attention") and find_spec("flash_attn") is None
 
 
 def refuse_code(path: Path, trust_remote_code: bool) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,4 +101,18 @@ def try_tokenizer(folder: Path, tokenizer: Any) -> None:
         raise RunError(
             f"the tokenizer in {folder} does not work ({first_line(error)}): save it again with "
             "tokenizer.save_pretrained, or name another folder with --tokenizer"
+        ) from error
+
+
+@contextmanager
+def tokenizing() -> Generator[None]:
+    """Name the tokenizer where it gives up on a text: its library then raises what is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RunError(
+            f"the tokenizer of this run gives up on a text ({first_line(error)}): an expression in its tokenizer.json "
+            "takes too long; name another tokenizer with --tokenizer"
         ) from error

@@ -12,7 +12,7 @@ import xxhash
 from jaxtyping import UInt64
 
 from proponent.disk import TEMPORARY
-from proponent.errors import DamagedError, InputError
+from proponent.errors import DamagedError, InputError, ProponentError
 from proponent.store.checksums import BLOCK, Checksums, sums_of_file
 from proponent.store.door import DOOR, FOLDERS, MOST_JSON
 from proponent.store.files import NOTE, finished, walk
@@ -126,8 +126,11 @@ def _counts(folder: Path) -> list[Damage]:
     """Check the consistency of counts in files with right checksums, which detects the errors of a faulty writer."""
     try:
         store = Store(folder)
-    except DamagedError as error:
+        store.plan, store.segments  # noqa: B018 - read here: their files may be missing from the manifest
+    except ProponentError as error:
         return [Damage(MANIFEST, str(error))]
+    if not store.manifest.sources:
+        return [Damage(MANIFEST, "names no source of its examples")]
     found: list[Damage] = []
     for segment in map(copy, store.segments):  # the copy's open files are released with it: memory does not grow with n
         for name, problem in _segment_counts(store, segment):

@@ -195,7 +195,7 @@ class Explorer:
         """Undo the decision that the page named as the last one."""
         fields = dict(_form(request))
         back, step = _back(fields), fields.get("step", "")
-        if not (step.isascii() and step.isdecimal()):
+        if not (step.isascii() and step.isdecimal() and len(step) < 19):
             raise InputError("this form does not say which decision to undo: reload the page")
         pairs = dict(reversed(parse_qsl(back.partition("?")[2])))
         self.open_indexes.get(pairs.get("in", "")).decisions.undo(int(step))

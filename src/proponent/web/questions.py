@@ -17,7 +17,7 @@ from typing import Annotated, Any, cast
 
 from proponent import disk, json_log
 from proponent.errors import DataError, DiskFullError, InputError
-from proponent.foreign_files import MEGABYTE, Door
+from proponent.foreign_files import MEGABYTE, Door, parse_json
 from proponent.views import Explanation
 from proponent.views.explanation import current_keys
 from proponent.web.seals import is_own, sealed
@@ -26,6 +26,9 @@ from proponent.web.states import Question
 SUFFIX = ".asked"
 LIST = "questions.jsonl"
 MOST_ANSWER = 64 * MEGABYTE
+MOST_LIST, MOST_ENTRY = 32 * MEGABYTE, MEGABYTE // 4
+"""Maximum bytes of the list of questions, and of one question in it."""
+
 """Maximum bytes of a stored answer."""
 
 _DOOR = Door(InputError, "delete it; the question is answered again")
@@ -101,10 +104,12 @@ class Questions:
 
     def get(self, question: Question) -> StoredAnswer | None:
         """Look an answer up."""
+        if question in self._unkept:  # computed here, beside a stored one that could not be replaced
+            return self._unkept[question]
         try:
             return self._read(question)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, DataError, InputError):
-            return self._unkept.get(question)  # missing or incomplete: it is computed again and rewritten
+            return None  # missing or incomplete: it is computed again and rewritten
 
     def put(self, question: Question, content: Mapping[str, Any], seconds: float = 0.0) -> StoredAnswer:
         """Store the answer of the model's process: `answer`, `n_examples` and `groups`."""
@@ -116,6 +121,7 @@ class Questions:
                 disk.make_folder(self.folder)
             disk.write_bytes(self.folder / f"{kept.id}.json", json.dumps(whole, allow_nan=False).encode("ascii"))
             self._read.cache_clear()
+            self._unkept.pop(question, None)
             known = self.list().get(kept.id)
             if known is None or not known.own:
                 self._add(kept)
@@ -132,7 +138,7 @@ class Questions:
         except OSError:
             return {}
         if (found.st_size, found.st_mtime_ns) != self._seen:
-            read = [_summary(line, self._root) for line in json_log.read_lines(path)]
+            read = [_summary(line, self._root) for line in json_log.read_lines(path, MOST_LIST)]
             found_by_id: dict[str, Summary] = {}
             for one in reversed(read):
                 if one is not None and (one.id not in found_by_id or (one.own and not found_by_id[one.id].own)):
@@ -184,7 +190,7 @@ def _question(content: Mapping[str, Any]) -> Question:
 def _summary(line: bytes, root: str) -> Summary | None:
     """An entry of the list; None if it belongs to another state of the index, or is incomplete."""
     try:
-        content = json.loads(line)
+        content = parse_json(line) if len(line) <= MOST_ENTRY else {}
         if content["root"] != root:
             return None
         hits = {str(name): (int(rank), float(score)) for name, (rank, score) in content["hits"].items()}

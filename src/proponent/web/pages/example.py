@@ -14,6 +14,7 @@ from proponent.web.layout import method_line, step_words
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.ask import PastQuestion, past_question
 from proponent.web.pages.table import COUNTED, TableRow, counted_turns, rows_of
+from proponent.web.slots import BusyError
 from proponent.web.states import LONGEST_TEXT, ListedState, QuestionState
 from proponent.web.table import ExampleTable
 
@@ -106,10 +107,14 @@ def _place(shown: OpenIndex, state: ListedState) -> ListPlace | None:
     if listed is None:
         return None
     table = shown.table
-    places: list[int] = table.select(listed, shown.decisions.current).places.tolist()
+    what = "suspects" if listed.flag == "yes" else "examples"
+    try:
+        with table.searching(listed):
+            places: list[int] = table.select(listed, shown.decisions.current).places.tolist()
+    except BusyError:  # the example is shown without its place in a list that takes a search
+        return ListPlace(Link(f"Back to {what}", listed.url("/table")), "", "")
     own = table.whole.numbers[state.id]
     at = places.index(own) if own in places else -1
-    what = "suspects" if listed.flag == "yes" else "examples"
     number = f"{at + 1:,} of {len(places):,}" if at >= 0 else f"{len(places):,}"
     page = at // listed.size + 1 if at >= 0 else listed.page
 
