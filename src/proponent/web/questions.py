@@ -190,7 +190,7 @@ def _question(content: Mapping[str, Any]) -> Question:
 def _summary(line: bytes, root: str) -> Summary | None:
     """An entry of the list; None if it belongs to another state of the index, or is incomplete."""
     try:
-        content = parse_json(line) if len(line) <= MOST_ENTRY else {}
+        content: dict[str, Any] = parse_json(line) if len(line) <= MOST_ENTRY else {}
         if content["root"] != root:
             return None
         hits = {str(name): (int(rank), float(score)) for name, (rank, score) in content["hits"].items()}
