@@ -576,6 +576,9 @@ BOMBS: dict[str, Callable[[Path], None]] = {
     "repeated-file.arrow": lambda path: _arrow_file(
         path, pa.table({"text": _same_text(4096, 2**20)}), None, pa.ipc.new_file
     ),
+    "many-rows.parquet": lambda path: parquet.write_table(
+        pa.table({"text": _same_text(2_000_000, 4000)}), path, store_schema=False
+    ),
     "repeated.arrow": lambda path: _arrow_file(path, pa.table({"text": _same_text(4096, 2**20)}), None),
 }
 """Files of some kilobytes that stand for gigabytes."""

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from proponent.data.door import most_rows, most_unfolded
+from proponent.data.door import most_rows, most_unfolded, too_far
 from proponent.data.untyped import compute, ipc, pa
 
 _BATCH, _DICTIONARY = "record batch", "dictionary"
@@ -46,7 +46,7 @@ def refuse_bombs(whole: Any) -> None:
 
 def _refuse_far(size: int, rows: int, unfolded: int) -> None:
     if unfolded > most_unfolded(size):
-        raise ValueError(f"it unfolds to more than {most_unfolded(size):,} bytes, from {size:,}")
+        raise too_far("it", most_unfolded(size), size)
     if rows > most_rows(size):
         raise ValueError(f"more than {most_rows(size):,} rows in {size:,} bytes")
 
