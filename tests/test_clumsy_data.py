@@ -128,8 +128,50 @@ def test_read_as_meant(tmp_path: Path, name: str, content: str, how: Any, texts:
 def test_a_csv_file_with_lone_quotes_warns(tmp_path: Path) -> None:
     content = 'text,label\n"start of it,pos\na second,neg\nthe end",pos\nfourth,neg\n'
     examples = read(held(tmp_path / "a.csv", content))
-    assert "each of its lines looks like a row (lines 2 to 4)" in " ".join(examples.warnings)
+    assert "its lines look like rows (lines 2 to 4)" in " ".join(examples.warnings)
     assert len(read(held(tmp_path / "a.csv", content), quotes="none")) == 4
+
+
+LONE = [
+    # lines between the two quotes that are blank, or hold other numbers of separators
+    ("a.tsv", 'text\tlabel\n"bad film\tneg\n\ngreat film"\tpos\nok\tneg\nfine\tpos\n', "lines 2 to 4"),
+    ("a.tsv", 'text\tlabel\n"bad film\tneg\na\tb\tc\ngreat film"\tpos\nok\tneg\n', "lines 2 to 4"),
+    ("a.tsv", 'id\ttext\n1\t"bad film\n2\tgreat film"\n3\tok\n', "lines 2 to 3"),
+    ("a.csv", 'text,label\n"bad film,neg\ngreat, truly great film",pos\nok,neg\n', "lines 2 to 3"),
+    ("a.csv", 'text,label\n"bad film,neg\n\nso, so,neg\ngreat film",pos\nok,neg\n', "lines 2 to 5"),
+    ("a.csv", 'id,text,label\n1,"bad, bad film,neg\n2,great, great film",pos\n3,ok,neg\n', "lines 2 to 3"),
+    ("a.csv", 'id,text\n1,"bad film\n\n2,great, great film"\n3,ok\n', "lines 2 to 4"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "where"), LONE, ids=range(len(LONE)))
+def test_rows_between_lone_quotes_are_not_lost_without_a_word(
+    tmp_path: Path, name: str, content: str, where: str
+) -> None:
+    path = held(tmp_path / name, content)
+    if name.endswith(".tsv"):
+        with pytest.raises(DataError, match=rf"look like rows \({where}\): .*--quotes none .*--quotes double"):
+            read(path)
+    else:
+        assert f"look like rows ({where}): if quotes mean nothing" in " ".join(read(path).warnings)
+    read(path, quotes="double")
+
+
+MEANT = [
+    ("a.tsv", 'text\tlabel\n"one\n\ntwo, three"\tx\nb\ty\n'),
+    ("a.csv", 'text,label\n"one\n\ntwo",x\nb,y\n'),
+    ("a.csv", 'text,label\n"one\nsold 1,000 of them, and more,\nthree",x\nb,y\n'),
+    ("a.csv", 'text,label\n"sold 1,000 of them\nand\nthree, or four",x\nb,y\n'),
+    ("a.csv", 'label,text\nx,"Dear Sir,\n\nyes, we, too,\nthanks, all"\ny,b\n'),
+    ("a.csv", 'text,note,label\n"a,b,c","one\ntwo","d,e"\nb,c,y\n'),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), MEANT, ids=range(len(MEANT)))
+def test_texts_of_several_lines_are_no_lone_quotes(tmp_path: Path, name: str, content: str) -> None:
+    examples = read(held(tmp_path / name, content))
+    assert len(examples) == 2
+    assert not [line for line in examples.warnings if "quoted field" in line]
 
 
 def test_options_of_separated_files(tmp_path: Path) -> None:

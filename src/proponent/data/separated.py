@@ -139,7 +139,7 @@ def _odd_quotes(name: str, odd: Sequence[str], separator: str) -> Iterator[str]:
     if not odd:
         return
     found = (
-        f"{name}: a quoted field holds line ends and separators, so that each of its lines looks like a row "
+        f"{name}: a quoted field holds line ends and separators, so that its lines look like rows "
         f"({', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''})"
     )
     if separator == "\t":
@@ -169,13 +169,33 @@ def _rows(
         try:
             for row in reader:
                 fields = fields or (_count(held[0], separator) if len(held) > 1 else len(row))
-                alike = quotes == "auto" and len(held) > 1 < fields
-                alike = alike and all(_count(one, separator) == fields for one in held)
+                alike = quotes == "auto" and len(held) > 1 < fields and _alike(held, row, fields, separator)
                 yield number, number + len(held) - 1, alike, row
                 number += len(held)
                 held.clear()
         except csv.Error as error:
             raise DataError(_quote_error(name, number, number + len(held) - 1, str(error))) from error
+
+
+def _alike(held: Sequence[str], row: Sequence[str], fields: int, separator: str) -> bool:
+    """Whether the lines of a row may be rows themselves, between two quotes that quote nothing."""
+    if all(_count(one, separator) == fields for one in held):
+        return True
+    for place, field in enumerate(row):
+        lines = field.splitlines()
+        if len(lines) < 2 or separator not in field:
+            continue
+        if separator == "\t":  # texts of TSV files hold none
+            return True
+        # what stands before the quotes on the first line, and behind them on the last, completes a row
+        if place + _pieces(lines[0], separator) >= fields <= _pieces(lines[-1], separator) + fields - 1 - place:
+            return True
+    return False
+
+
+def _pieces(line: str, separator: str) -> int:
+    """The fields of a line, but for separators as prose has them: before a blank, at the end, within a number."""
+    return 1 + len(re.findall(rf"{re.escape(separator)}(?=\S)(?!(?<=\d.)\d\d\d(?!\d))", line))
 
 
 def _count(line: str, separator: str) -> int:
