@@ -222,7 +222,9 @@ def test_names_for_no_label_are_named() -> None:
     assert not [line for line in read([{"text": "a", "label": "x"}]).warnings if "class" in line]
 
 
-@pytest.mark.parametrize("name", ["labels", "Label", "LABEL", " label", "label_", "class", "Category", "gold_label"])
+@pytest.mark.parametrize(
+    "name", ["labels", "Label", "LABEL", " label", "label_", "class", "Category", "gold_label", "sentiment", "tag"]
+)
 def test_a_column_near_label_is_no_reason_for_a_language_model(name: str) -> None:
     examples = read([{"text": "a", name: "x"}, {"text": "b", name: "y"}])
     assert f"column {name!r} is not read: if it holds that, name it with --label-column" in " ".join(examples.warnings)
@@ -261,6 +263,37 @@ def test_values_are_no_classes(number: Any) -> None:
     ]
     with pytest.raises(DataError, match=r"are numbers such as 0.37, which are values and not classes"):
         label_names(read(rows))
+
+
+@pytest.mark.parametrize("labels", [["0,5", "1,5", "2"], [0.5, "7.5"], ["0.5", "7.5", "n/a"], ["0,5", "1", "NaN"]])
+def test_values_are_no_classes_with_a_comma_or_beside_missing_ones(labels: list[Any]) -> None:
+    rows = [{"text": "a", "label": str(label)} for label in labels]
+    with pytest.raises(DataError, match=r"are numbers such as (0|7).5.*, which are values and not classes") as refusal:
+        label_names(read(rows))
+    assert ("beside" in str(refusal.value)) == (str(labels[-1]).casefold() in {"n/a", "nan"})
+
+
+@pytest.mark.parametrize("labels", [["1", "2", "n/a"], ["0,5", "grade 2"], ["1,2,3", "2"], ["2.0", "NaN"]])
+def test_names_with_numbers_are_classes(labels: list[str]) -> None:
+    assert set(label_names(read([{"text": "a", "label": one} for one in labels])) or ()) == set(labels)
+
+
+@pytest.mark.parametrize("values", [["0", "1"], ["good", "bad"], ["1", "2", "3", "4", "5"]])
+def test_targets_that_are_classes_are_no_reason_for_a_language_model(tmp_path: Path, values: list[str]) -> None:
+    lines = "".join(f"text {at},{values[at % len(values)]}\n" for at in range(12))
+    path = held(tmp_path / "a.csv", f"text,target\n{lines}")
+    with pytest.raises(DataError, match=r"few values .* 'target': .*--label-column 'target' --target-column ''.*model"):
+        label_names(read(path))
+    assert label_names(read(path, columns=proponent.Columns(label="target", target=""))) == tuple(sorted(values))
+    assert label_names(read(path, columns=proponent.Columns(label=""))) is None
+
+
+@pytest.mark.parametrize(
+    "targets", [["yes", "no"], ["a"] * 9, ["a long answer, in a whole sentence", "b"] * 9, ["a", None] * 9]
+)
+def test_other_targets_are_completions(targets: list[str | None]) -> None:
+    rows = [{"text": f"t{at}"} | ({} if one is None else {"target": one}) for at, one in enumerate(targets)]
+    assert label_names(read(rows)) is None
 
 
 def test_numbers_are_sorted_and_known_by_value() -> None:
