@@ -68,6 +68,7 @@ def _classes_in_targets(examples: Examples) -> bool:
 
 def _refuse_values(examples: Examples, labels: Sequence[Label]) -> None:
     """Refuse numbers with fractions as classes, however they are written."""
+    labels = sorted(labels, key=str)
     known = [one for one in labels if not isinstance(one, str) or one.casefold() not in NO_LABEL]
     numbers = [number_of(_pointed(label)) for label in known]
     value = next((one for one, number in zip(known, numbers, strict=True) if number and not number.is_integer()), None)
