@@ -109,6 +109,20 @@ def test_an_encoding_is_not_guessed(tmp_path: Path) -> None:
         read(held(tmp_path / "a.csv", "text,label\n銀行の株価,x\n".encode("shift_jis")))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("my data; rm x.csv", "utf-8 'my data; rm x.csv' > 'utf8-my data; rm x.csv'`"),
+        ("-o.csv", "utf-8 ./-o.csv > utf8--o.csv`"),
+    ],
+)
+def test_a_command_that_is_advised_quotes_the_name(tmp_path: Path, name: str, said: str) -> None:
+    for content in (GBK, PLAIN.encode("utf-16")):
+        with pytest.raises(DataError) as refusal:
+            read(held(tmp_path / name, content))
+        assert said in str(refusal.value)
+
+
 READ = [
     ("a.csv", PLAIN, {}, ["a cat", "the dog"]),
     ("a.csv", "\ufeff\ufeff" + PLAIN, {}, ["a cat", "the dog"]),  # the mark twice
