@@ -338,7 +338,11 @@ def _arrow_seeds(folder: Path) -> list[Path]:
             with make(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
                 writer.write_table(table)
             found.append(path)
-    return found
+    path = folder / "views.arrow"
+    views = pa.table({"text": pa.array([one["text"] for one in ROWS], pa.string_view()), "n": [[1], [2]]})
+    with pa.ipc.new_file(str(path), views.schema) as writer:
+        writer.write_table(views)
+    return [*found, path]
 
 
 def data_read(path: Path) -> None:
@@ -556,8 +560,8 @@ def _packed_csv(path: Path) -> None:
             file.write(b"x" * 2**20)
 
 
-def _arrow_file(path: Path, table: Any, compression: str | None) -> None:
-    with pa.ipc.new_stream(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+def _arrow_file(path: Path, table: Any, compression: str | None, make: Any = pa.ipc.new_stream) -> None:
+    with make(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
         writer.write_table(table)
 
 
@@ -566,6 +570,15 @@ BOMBS: dict[str, Callable[[Path], None]] = {
     "rows-of-nothing.parquet": lambda path: parquet.write_table(pa.table({"text": pa.nulls(40_000_000)}), path),
     "packed.csv.gz": _packed_csv,
     "packed.arrow": lambda path: _arrow_file(path, pa.table({"id": ["1"], "text": ["x" * (600 * 2**20)]}), "zstd"),
+    "packed-file.arrow": lambda path: _arrow_file(
+        path, pa.table({"id": ["1"], "text": ["x" * (600 * 2**20)]}), "zstd", pa.ipc.new_file
+    ),
+    "repeated-file.arrow": lambda path: _arrow_file(
+        path, pa.table({"text": _same_text(4096, 2**20)}), None, pa.ipc.new_file
+    ),
+    "many-rows.parquet": lambda path: parquet.write_table(
+        pa.table({"text": _same_text(2_000_000, 4000)}), path, store_schema=False
+    ),
     "repeated.arrow": lambda path: _arrow_file(path, pa.table({"text": _same_text(4096, 2**20)}), None),
 }
 """Files of some kilobytes that stand for gigabytes."""

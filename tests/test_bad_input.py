@@ -219,6 +219,12 @@ def test_a_question_that_a_language_model_cannot_be_asked(said: Said, lines: Tin
     refused(said("explain", lines.index, *words), 2, part)
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"[1", b"\xff"])
+def test_a_conversation_that_is_no_json(said: Said, lines: Tiny, tmp_path: Path, content: bytes):
+    (tmp_path / "deep.json").write_bytes(content)
+    refused(said("explain", lines.index, "--messages", tmp_path / "deep.json"), 2, "deep.json is not valid JSON (")
+
+
 def test_a_text_that_shares_no_token(said: Said, news: Tiny):
     code, out, err = said("explain", news.index, "☃ ẞ ⌘", "--json")
     assert (code, err) == (0, "")

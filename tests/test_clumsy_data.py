@@ -38,6 +38,13 @@ REFUSED = [
     ("a.csv", "text;label\na, b, c;x\nd;y\n", "a semicolon: read the file with --separator semicolon"),
     ("a.csv", "text|label\na cat|x\n", r"no column 'text'.*a pipe: read the file with --separator pipe"),
     ("a.csv", "text\tlabel\na, b\tx\n", r"a tab: read the file with --separator tab"),
+    ("a.csv", '"text";"label"\n"a, b";"x"\n', r"line 1 .*separator right\? .* is a semicolon: .*--separator semicolon"),
+    ("a.csv", '"text"\t"label"\n"a"\t"x"\n', r"line 1 .*is the separator right\? .* a tab: .*--separator tab"),
+    ("a.tsv", '"text","label"\n"a","x"\n', r"line 1 .*is the separator right\? .* a comma: .*--separator comma"),
+    ("a.csv", 'text;label\n"a";"x"\n', r"line 2 .*the only name contains a semicolon: .*--separator semicolon"),
+    ("a.csv", "text:label\na cat:x\n", "a colon: read the file with --separator colon"),
+    ("a.csv", "a note: here\nb\n", "if its first line is a row"),
+    ("a.csv", '"te"xt","label"\n"a","x"\n', "wrong quotes on line 1 .*double every quote"),
     ("a.tsv", 'text\tlabel\n"one\tpos\ntwo\tneg\nend"\tpos\nlast\tneg\n', r"lines 2 to 4\).*--quotes none .*double"),
     ("a.csv", 'text,label\n"Hello" he said,x\n', "wrong quotes on line 2 .*--quotes none"),
     ("a.csv", 'text,label\n"Hello he said,x\nb,y\n', "starts on line 2 opens a quote .*--quotes none"),
@@ -102,6 +109,20 @@ def test_an_encoding_is_not_guessed(tmp_path: Path) -> None:
         read(held(tmp_path / "a.csv", "text,label\n銀行の株価,x\n".encode("shift_jis")))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("my data; rm x.csv", "utf-8 'my data; rm x.csv' > 'utf8-my data; rm x.csv'`"),
+        ("-o.csv", "utf-8 ./-o.csv > utf8--o.csv`"),
+    ],
+)
+def test_a_command_that_is_advised_quotes_the_name(tmp_path: Path, name: str, said: str) -> None:
+    for content in (GBK, PLAIN.encode("utf-16")):
+        with pytest.raises(DataError) as refusal:
+            read(held(tmp_path / name, content))
+        assert said in str(refusal.value)
+
+
 READ = [
     ("a.csv", PLAIN, {}, ["a cat", "the dog"]),
     ("a.csv", "\ufeff\ufeff" + PLAIN, {}, ["a cat", "the dog"]),  # the mark twice
@@ -128,8 +149,50 @@ def test_read_as_meant(tmp_path: Path, name: str, content: str, how: Any, texts:
 def test_a_csv_file_with_lone_quotes_warns(tmp_path: Path) -> None:
     content = 'text,label\n"start of it,pos\na second,neg\nthe end",pos\nfourth,neg\n'
     examples = read(held(tmp_path / "a.csv", content))
-    assert "each of its lines looks like a row (lines 2 to 4)" in " ".join(examples.warnings)
+    assert "its lines look like rows (lines 2 to 4)" in " ".join(examples.warnings)
     assert len(read(held(tmp_path / "a.csv", content), quotes="none")) == 4
+
+
+LONE = [
+    # lines between the two quotes that are blank, or hold other numbers of separators
+    ("a.tsv", 'text\tlabel\n"bad film\tneg\n\ngreat film"\tpos\nok\tneg\nfine\tpos\n', "lines 2 to 4"),
+    ("a.tsv", 'text\tlabel\n"bad film\tneg\na\tb\tc\ngreat film"\tpos\nok\tneg\n', "lines 2 to 4"),
+    ("a.tsv", 'id\ttext\n1\t"bad film\n2\tgreat film"\n3\tok\n', "lines 2 to 3"),
+    ("a.csv", 'text,label\n"bad film,neg\ngreat, truly great film",pos\nok,neg\n', "lines 2 to 3"),
+    ("a.csv", 'text,label\n"bad film,neg\n\nso, so,neg\ngreat film",pos\nok,neg\n', "lines 2 to 5"),
+    ("a.csv", 'id,text,label\n1,"bad, bad film,neg\n2,great, great film",pos\n3,ok,neg\n', "lines 2 to 3"),
+    ("a.csv", 'id,text\n1,"bad film\n\n2,great, great film"\n3,ok\n', "lines 2 to 4"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "where"), LONE, ids=range(len(LONE)))
+def test_rows_between_lone_quotes_are_not_lost_without_a_word(
+    tmp_path: Path, name: str, content: str, where: str
+) -> None:
+    path = held(tmp_path / name, content)
+    if name.endswith(".tsv"):
+        with pytest.raises(DataError, match=rf"look like rows \({where}\): .*--quotes none .*--quotes double"):
+            read(path)
+    else:
+        assert f"look like rows ({where}): if quotes mean nothing" in " ".join(read(path).warnings)
+    read(path, quotes="double")
+
+
+MEANT = [
+    ("a.tsv", 'text\tlabel\n"one\n\ntwo, three"\tx\nb\ty\n'),
+    ("a.csv", 'text,label\n"one\n\ntwo",x\nb,y\n'),
+    ("a.csv", 'text,label\n"one\nsold 1,000 of them, and more,\nthree",x\nb,y\n'),
+    ("a.csv", 'text,label\n"sold 1,000 of them\nand\nthree, or four",x\nb,y\n'),
+    ("a.csv", 'label,text\nx,"Dear Sir,\n\nyes, we, too,\nthanks, all"\ny,b\n'),
+    ("a.csv", 'text,note,label\n"a,b,c","one\ntwo","d,e"\nb,c,y\n'),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), MEANT, ids=range(len(MEANT)))
+def test_texts_of_several_lines_are_no_lone_quotes(tmp_path: Path, name: str, content: str) -> None:
+    examples = read(held(tmp_path / name, content))
+    assert len(examples) == 2
+    assert not [line for line in examples.warnings if "quoted field" in line]
 
 
 def test_options_of_separated_files(tmp_path: Path) -> None:
@@ -173,7 +236,9 @@ def test_names_for_no_label_are_named() -> None:
     assert not [line for line in read([{"text": "a", "label": "x"}]).warnings if "class" in line]
 
 
-@pytest.mark.parametrize("name", ["labels", "Label", "LABEL", " label", "label_", "class", "Category", "gold_label"])
+@pytest.mark.parametrize(
+    "name", ["labels", "Label", "LABEL", " label", "label_", "class", "Category", "gold_label", "sentiment", "tag"]
+)
 def test_a_column_near_label_is_no_reason_for_a_language_model(name: str) -> None:
     examples = read([{"text": "a", name: "x"}, {"text": "b", name: "y"}])
     assert f"column {name!r} is not read: if it holds that, name it with --label-column" in " ".join(examples.warnings)
@@ -212,6 +277,37 @@ def test_values_are_no_classes(number: Any) -> None:
     ]
     with pytest.raises(DataError, match=r"are numbers such as 0.37, which are values and not classes"):
         label_names(read(rows))
+
+
+@pytest.mark.parametrize("labels", [["0,5", "1,5", "2"], [0.5, "7.5"], ["0.5", "7.5", "n/a"], ["0,5", "1", "NaN"]])
+def test_values_are_no_classes_with_a_comma_or_beside_missing_ones(labels: list[Any]) -> None:
+    rows = [{"text": "a", "label": str(label)} for label in labels]
+    with pytest.raises(DataError, match=r"are numbers such as 0.5.*, which are values and not classes") as refusal:
+        label_names(read(rows))
+    assert ("beside" in str(refusal.value)) == (str(labels[-1]).casefold() in {"n/a", "nan"})
+
+
+@pytest.mark.parametrize("labels", [["1", "2", "n/a"], ["0,5", "grade 2"], ["1,2,3", "2"], ["2.0", "NaN"]])
+def test_names_with_numbers_are_classes(labels: list[str]) -> None:
+    assert set(label_names(read([{"text": "a", "label": one} for one in labels])) or ()) == set(labels)
+
+
+@pytest.mark.parametrize("values", [["0", "1"], ["good", "bad"], ["1", "2", "3", "4", "5"]])
+def test_targets_that_are_classes_are_no_reason_for_a_language_model(tmp_path: Path, values: list[str]) -> None:
+    lines = "".join(f"text {at},{values[at % len(values)]}\n" for at in range(12))
+    path = held(tmp_path / "a.csv", f"text,target\n{lines}")
+    with pytest.raises(DataError, match=r"few values .* 'target': .*--label-column 'target' --target-column ''.*model"):
+        label_names(read(path))
+    assert label_names(read(path, columns=proponent.Columns(label="target", target=""))) == tuple(sorted(values))
+    assert label_names(read(path, columns=proponent.Columns(label=""))) is None
+
+
+@pytest.mark.parametrize(
+    "targets", [["yes", "no"], ["a"] * 9, ["a long answer, in a whole sentence", "b"] * 9, ["a", None] * 9]
+)
+def test_other_targets_are_completions(targets: list[str | None]) -> None:
+    rows = [{"text": f"t{at}"} | ({} if one is None else {"target": one}) for at, one in enumerate(targets)]
+    assert label_names(read(rows)) is None
 
 
 def test_numbers_are_sorted_and_known_by_value() -> None:
@@ -260,6 +356,14 @@ def test_class_labels_in_lists(tmp_path: Path, feature: object) -> None:
     wrong = stored(tmp_path / "b.parquet", {"tokens": [["a"]], "tags": [[7]]}, {"tags": feature})
     with pytest.raises(DataError, match="label 7, which is not one of the 3 names"):
         read(wrong)
+
+
+@pytest.mark.parametrize("names", [["World", "World", "Biz"], {"0": "World", "1": "World", "2": "Biz"}])
+def test_two_classes_of_one_name_are_refused(tmp_path: Path, names: Any) -> None:
+    path = stored(tmp_path / "a.parquet", NUMBERS, {"label": {"names": names, "_type": "ClassLabel"}})
+    with pytest.raises(DataError, match="'label' gives the classes 0 and 1 one name, 'World': give each class a name"):
+        read(path)
+    assert read(path, columns=proponent.Columns(label="")).labels == [None, None]
 
 
 def test_class_labels_of_a_dataset_in_memory() -> None:

@@ -64,6 +64,10 @@ CLASSES: list[tuple[dict[str, Any], str]] = [
     ({"id2label": {"0": "a", "1": None, "2": "c"}}, "gives the class 1 no name in id2label"),
     ({"id2label": {"0": "a", "1": " ", "2": "c"}}, "gives the class 1 no name in id2label"),
     ({"id2label": {"0": "Business", "1": "Sports", "2": "Sports"}}, "gives the classes 1 and 2 one name, 'Sports'"),
+    (
+        {"architectures": "BertForSequenceClassification", "id2label": {"0": "Sports", "1": "Biz", "2": "Sports"}},
+        "gives the classes 0 and 2 one name, 'Sports'",
+    ),
 ]
 
 
@@ -86,6 +90,14 @@ def test_names_of_label2id_where_id2label_has_none(model: Path) -> None:
     default = {str(at): f"LABEL_{at}" for at in range(3)}
     runs.edit(model / "config.json", id2label=default, label2id={"World": 0, "Sports": 1, "Business": 2})
     assert Run.from_pretrained(model).label_names == ("World", "Sports", "Business")
+
+
+def test_a_data_set_gives_no_name_to_two_classes(model: Path) -> None:
+    runs.edit(model / "config.json", id2label={str(at): f"LABEL_{at}" for at in range(3)}, label2id=None)
+    run = Run.from_pretrained(model)
+    assert run.named(("a", "b", "c")).label_names == ("a", "b", "c")
+    with pytest.raises(InputError, match=r"two classes one name, 'a'.* give each class a name of its own"):
+        run.named(("a", "b", "a"))
 
 
 def test_names_that_contradict_each_other_are_said(model: Path) -> None:

@@ -386,6 +386,33 @@ def test_a_compressed_file_of_ordinary_texts_is_read(tmp_path: Path) -> None:
     assert read(tmp_path / "a.parquet").fingerprint == read(tmp_path / "a.arrow").fingerprint
 
 
+@pytest.mark.parametrize("kind", ["plain", "dictionary", "Arrow"])
+def test_a_file_of_many_rows_that_repeat_a_few_long_texts_is_read(tmp_path: Path, kind: str) -> None:
+    """The control of those that unfold: 300 MB of texts from a file of 1 MB, 2 KB a row."""
+    rows = 150_000
+    texts = pa.array(["".join(map(str, range(at, at + 600))) for at in range(20)])
+    pairs = pa.DictionaryArray.from_arrays(pa.array(np.arange(rows, dtype=np.int32) % 20), texts)
+    table = pa.table({"text": [f"row {at}" for at in range(rows)], "text_pair": pairs})
+    if kind == "Arrow":
+        with pa.ipc.new_file(str(tmp_path / "a.parquet"), table.schema) as writer:
+            writer.write_table(table)
+        path = (tmp_path / "a.parquet").rename(tmp_path / "a.arrow")
+    else:
+        path = tmp_path / "a.parquet"
+        parquet.write_table(table, path, store_schema=kind == "dictionary", compression="zstd")
+        assert path.stat().st_size < 1_200_000
+    examples = read(path)
+    assert len(examples) == rows
+    assert examples[rows - 1].text_pair == texts[(rows - 1) % 20].as_py()
+
+
+def test_what_unfolds_names_the_column_and_the_way_out(tmp_path: Path) -> None:
+    enemies.BOMBS["repeated.arrow"](tmp_path / "a.arrow")
+    way = r"column 'text' unfolds to more than 268,435,456 bytes, from .* if it is yours, write it as \.csv or \.jsonl"
+    with pytest.raises(DataError, match=way):
+        read(tmp_path / "a.arrow")
+
+
 @needs_pipes
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl", "a.json", "a.parquet", "a.arrow"])
 def test_a_pipe_named_like_a_data_file_hangs_nothing(tmp_path: Path, name: str) -> None:
@@ -396,7 +423,7 @@ def test_a_pipe_named_like_a_data_file_hangs_nothing(tmp_path: Path, name: str) 
 
 def test_types_that_repeat_values_are_refused(tmp_path: Path) -> None:
     repeated = pa.RunEndEncodedArray.from_arrays(pa.array([2**20], pa.int32()), pa.array(["x"]))
-    for column in (repeated, pa.array(["x"], pa.string_view())):
+    for column in (repeated, pa.array([["x"]], pa.list_view(pa.string()))):
         table = pa.table({"text": column})
         with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
             writer.write_table(table)

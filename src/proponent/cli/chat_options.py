@@ -1,6 +1,5 @@
 """Options about chat data."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 import typer
 
 from proponent.errors import InputError
+from proponent.foreign_files import parse_json
 
 if TYPE_CHECKING:
     from proponent.models.counting import Stated
@@ -74,7 +74,7 @@ class AskingOptions:
             return None
         try:
             raw = sys.stdin.buffer.read() if str(self.messages) == "-" else self.messages.read_bytes()
-            held: object = json.loads(raw.decode("utf-8"))
+            held: object = parse_json(raw)
         except OSError as error:
             raise InputError(f"--messages {self.messages}: {error.strerror or error}") from error
         except ValueError as error:

@@ -33,7 +33,10 @@ class ColumnOptions:
     ] = ""
     header: Annotated[str, typer.Option(help="Names of the columns of a CSV or TSV file without a header: a,b,c")] = ""
     separator: Annotated[
-        str, typer.Option(help="Separator of a CSV or TSV file: one character, or tab, comma, semicolon, pipe, space.")
+        str,
+        typer.Option(
+            help="Separator of a CSV or TSV file: one character, or tab, comma, semicolon, pipe, colon, space."
+        ),
     ] = ""
     quotes: Annotated[
         str,

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from proponent.data.arrow_bodies import refuse_bombs, refuse_kinds, unfolded_size
+from proponent.data.arrow_bodies import FILE_MARK, refuse_bombs, refuse_kinds, unfolded_size
+from proponent.data.arrow_views import plain_schema, viewed_size
 from proponent.data.class_labels import class_labels
 from proponent.data.columns import Column, pack_numbers
 from proponent.data.decoding import BLOCK_BYTES, first_bytes, is_packed, other_kind, read_bytes
-from proponent.data.door import most_unfolded, size_of
+from proponent.data.door import UnfoldsError, most_repeated, size_of, too_far
 from proponent.data.parquet_files import ParquetColumns
 from proponent.data.table import RawTable, check_names, short
 from proponent.data.untyped import ipc, pa, parquet
@@ -46,6 +47,11 @@ def table_of_arrow(arrow: Any, name: str, schema: Any = None) -> RawTable:
 def checked_column(name: str, column: str, data: Any) -> Column:
     """Validate an Arrow column that another library created."""
     data = pa.array(data) if hasattr(data, "__arrow_array__") else data
+    _validate(name, column, data)
+    return Column(data)
+
+
+def _validate(name: str, column: str, data: Any) -> None:
     try:
         data.validate(full=True)
     except pa.ArrowException as error:
@@ -53,7 +59,6 @@ def checked_column(name: str, column: str, data: Any) -> Column:
             f"{name}: column {short(column)} contains bytes that are not valid {data.type} ({first_line(error)}): "
             "write the file again"
         ) from error
-    return Column(data)
 
 
 def read_user_parquet(path: Path) -> RawTable:
@@ -70,7 +75,7 @@ def read_user_parquet(path: Path) -> RawTable:
     def get(column: str) -> Sequence[object]:
         with _reading(path, "Parquet"):
             data = pa.chunked_array(map(_fitted, parts.batches(column)), type=schema.field(column).type)
-            _refuse_repeating(data, size)
+            _refuse_far(column, unfolded_size(data), size, rows)
         return checked_column(name, column, data)
 
     return RawTable(name, rows, names, get, classes=class_labels(schema), schema=schema)
@@ -80,6 +85,11 @@ def read_user_parquet(path: Path) -> RawTable:
 def _reading(path: Path, kind: str) -> Generator[None]:
     try:
         yield
+    except UnfoldsError as error:
+        raise DataError(
+            f"{path}: {error}: such a file fills the memory of a computer on purpose; if it is yours, write it as .csv "
+            "or .jsonl, which hold every text in full"
+        ) from error
     except UNREADABLE as error:
         other = None if is_packed(path) else other_kind(first_bytes(path, 64), known=kind)
         if other is not None:
@@ -92,9 +102,10 @@ def _reading(path: Path, kind: str) -> Generator[None]:
         raise DataError(f"{path}: not a readable {kind} file ({first_line(error)}){way}") from error
 
 
-def _refuse_repeating(column: Any, size: int) -> None:
-    if unfolded_size(column) > most_unfolded(size):
-        raise ValueError(f"a column unfolds to more than {most_unfolded(size):,} bytes, from {size:,}")
+def _refuse_far(column: str, unfolded: int, size: int, rows: int) -> None:
+    most = most_repeated(size, rows)
+    if unfolded > most:
+        raise too_far(f"column {short(column)}", most, size)
 
 
 # decompressed text lies in buffers that grew by doubling: copy it into buffers of the exact size
@@ -125,15 +136,35 @@ def read_user_arrow(path: Path) -> RawTable:
             first, size = first_bytes(path), size_of(path)
             source = pa.memory_map(str(path))
             data = source.read_buffer(size)
-        # a file in the file format is a stream between two marks, whose end repeats where its parts are
-        whole = pa.py_buffer(data)[8:] if first.startswith(b"ARROW1") else pa.py_buffer(data)
+        whole = pa.py_buffer(data)
         refuse_bombs(whole)
-        with ipc.open_stream(whole) as reader:
-            refuse_kinds(reader.schema)
+        with (ipc.open_file if first.startswith(FILE_MARK) else ipc.open_stream)(whole) as reader:
+            refuse_kinds(reader.schema, views=True)
             table = reader.read_all()
-            for column in table.columns:
-                _refuse_repeating(column, whole.size)
-            return table_of_arrow(table, str(path), reader.schema)
+            for column, data in zip(table.column_names, table.columns, strict=True):
+                _refuse_far(column, unfolded_size(data), whole.size, table.num_rows)
+            return _table_of_views(table, path, whole.size)
+
+
+def _table_of_views(arrow: Any, path: Path, size: int) -> RawTable:
+    """Wrap the Arrow table of a file of a size, with plain texts in place of views."""
+    name, schema = str(path), plain_schema(arrow.schema)
+    if schema == arrow.schema:
+        return table_of_arrow(arrow, name, arrow.schema)
+
+    def get(column: str) -> Sequence[object]:
+        data, kind = arrow.column(column), schema.field(column).type
+        if data.type == kind:
+            return checked_column(name, column, data)
+        _validate(name, column, data)
+        with _reading(path, "Arrow"):
+            _refuse_far(column, sum(map(viewed_size, data.chunks)), size, len(data))
+            plain = pa.chunked_array([one.cast(kind) for one in data.chunks], type=kind)
+            _refuse_far(column, unfolded_size(plain), size, len(data))
+        return checked_column(name, column, plain)
+
+    names = check_names(name, list(schema.names))
+    return RawTable(name, int(arrow.num_rows), names, get, classes=class_labels(schema), schema=schema)
 
 
 def first_line(error: BaseException) -> str:

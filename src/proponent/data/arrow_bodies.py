@@ -4,47 +4,63 @@ The description of a message is a FlatBuffer; only the few fields that are neede
 """
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 
-from proponent.data.door import most_rows, most_unfolded
+from proponent.data.door import most_rows, most_unfolded, too_far
 from proponent.data.untyped import compute, ipc, pa
 
 _BATCH, _DICTIONARY = "record batch", "dictionary"
 _HEADER, _DATA, _LENGTH, _BUFFERS, _COMPRESSION = 2, 1, 0, 2, 3
 """Places of the fields: of a message, of a dictionary, and three of a record batch."""
 
+FILE_MARK = b"ARROW1"
+"""The first and the last bytes of a file in the file format; a stream has none."""
+
+_TAIL = 4 + len(FILE_MARK)
+_PARTS = (2, 3)
+"""Places of the lists of a footer: where dictionaries and record batches are."""
+
 _TEXTS = {pa.string(), pa.large_string(), pa.binary(), pa.large_binary()}
-_REPEATING = ("string_view", "binary_view", "list_view", "large_list_view", "run_end_encoded")
+_REPEATING = ("list_view", "large_list_view", "run_end_encoded")
 """Types in which a few bytes may be many values; no data set that people train on needs them."""
+
+_VIEWS = ("string_view", "binary_view")
+"""Likewise, but polars writes every text so: read after they are measured."""
 
 
 def refuse_bombs(whole: Any) -> None:
-    """Refuse a stream of messages that unfolds too far; ValueError."""
+    """Refuse a file, or a stream of messages, that unfolds too far; ValueError."""
     size = whole.size
     rows = unfolded = 0
-    for message in _messages(whole):
-        if message.type not in {_BATCH, _DICTIONARY}:
-            continue
-        try:
+    try:
+        for message in _file_messages(whole) if bytes(whole[:6]) == FILE_MARK else _messages(whole):
+            if message.type not in {_BATCH, _DICTIONARY}:
+                continue
             length, extra = _batch(message)
-        except struct.error as error:
-            raise ValueError("a message that is cut off") from error
-        rows, unfolded = rows + length, unfolded + extra
-        if unfolded > most_unfolded(size):
-            raise ValueError(f"it unfolds to more than {most_unfolded(size):,} bytes, from {size:,}")
-        if rows > most_rows(size):
-            raise ValueError(f"more than {most_rows(size):,} rows in {size:,} bytes")
+            rows, unfolded = rows + length, unfolded + extra
+            _refuse_far(size, rows, unfolded)
+    except struct.error as error:
+        raise ValueError("a message that is cut off") from error
 
 
-def refuse_kinds(schema: Any) -> None:
-    """Refuse columns of types that repeat values; ValueError."""
+def _refuse_far(size: int, rows: int, unfolded: int) -> None:
+    if unfolded > most_unfolded(size):
+        raise too_far("it", most_unfolded(size), size)
+    if rows > most_rows(size):
+        raise ValueError(f"more than {most_rows(size):,} rows in {size:,} bytes")
+
+
+def refuse_kinds(schema: Any, *, views: bool = False) -> None:
+    """Refuse columns of types that repeat values, but for views of texts if the caller measures them; ValueError."""
+    refused = _REPEATING if views else (*_REPEATING, *_VIEWS)
     for field in schema:
         parts = [field.type]
         while parts:
             kind = parts.pop()
             parts += [kind.field(number).type for number in range(kind.num_fields)]
             parts += [kind.value_type] if pa.types.is_dictionary(kind) else []
-            if str(kind).startswith(_REPEATING):
+            if str(kind).startswith(refused):
                 raise ValueError(f"the column {field.name} is of {str(kind)[:60]}: write it as plain text or lists")
 
 
@@ -66,6 +82,28 @@ def _messages(whole: Any) -> Any:
             yield reader.read_next_message()
         except StopIteration:
             return
+
+
+def _file_messages(whole: Any) -> Iterator[Any]:
+    """The messages that the footer of a file names, each in a place of its own: those that pyarrow reads, and so."""
+    end = whole.size - _TAIL
+    length = struct.unpack("<i", bytes(whole[end : end + 4]))[0] if end > 0 else 0
+    if not 0 < length < end or bytes(whole[end + 4 :]) != FILE_MARK:
+        raise ValueError("no footer at its end: the file may be cut off")
+    footer = bytes(whole[end - length : end])
+    taken = 0
+    for number in _PARTS:
+        place = _field(footer, _root(footer), number)
+        vector = 0 if place is None else place + struct.unpack_from("<I", footer, place)[0]
+        for at in range(struct.unpack_from("<I", footer, vector)[0] if vector else 0):
+            offset, head, body = struct.unpack_from("<qi4xq", footer, vector + 4 + 24 * at)
+            taken += head + body
+            if min(offset, head, body) < 0 or max(offset + head + body, taken) > whole.size:
+                raise ValueError("parts outside of the file, or one in another")
+            first, second = struct.unpack_from("<ii", bytes(whole[offset : offset + 8]))
+            if head != (8 + second if first == -1 else 4 + first):
+                raise ValueError("a part of another size than the footer states")
+            yield ipc.read_message(whole[offset : offset + head + body])
 
 
 def _batch(message: Any) -> tuple[int, int]:

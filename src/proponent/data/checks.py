@@ -47,6 +47,7 @@ def check(table: RawTable, columns: Columns, allow_empty: bool) -> Examples:
             fields[part] = _second(table, parts[part], part, warnings)
     names = table.class_names(parts["label"]) if "label" in parts else None
     if "label" in parts:
+        _refuse_twice(table, parts["label"], names or ())
         fields["label"] = labels_of(table, parts["label"], names, warnings)
     fields["id"] = ids_of(table, parts.get("id"), warnings)
     if "source" in parts:
@@ -112,6 +113,18 @@ def _inside(table: RawTable, name: str) -> str:
         if isinstance(first, Mapping) and name in first:
             return f"; column {short(column)} holds objects with {short(name)}: make columns of their fields"
     return ""
+
+
+def _refuse_twice(table: RawTable, column: str, names: Sequence[str]) -> None:
+    """Refuse classes that share a name: their numbers would be read as one class."""
+    known: dict[str, int] = {}
+    for number, one in enumerate(names):
+        other = known.setdefault(one, number)
+        if other != number:
+            raise DataError(
+                f"{table.name}: column {short(column)} gives the classes {other} and {number} one name, {short(one)}: "
+                "give each class a name of its own in its ClassLabel, or write the labels as plain numbers or texts"
+            )
 
 
 def _texts(table: RawTable, column: str, allow_empty: bool, warnings: list[str]) -> Any:

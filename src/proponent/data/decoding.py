@@ -4,6 +4,7 @@ import codecs
 import gzip
 import io
 import os
+import shlex
 import struct
 import zlib
 from collections.abc import Iterator
@@ -163,7 +164,8 @@ def _place(data: bytes, at: int, offset: int, lines: int) -> str:
 
 
 def _convert(path: Path, encoding: str) -> str:
-    return f"convert it with `iconv -f {encoding} -t utf-8 {path.name} > utf8-{path.name}`"
+    name = f"./{path.name}" if path.name.startswith("-") else path.name
+    return f"convert it with `iconv -f {encoding} -t utf-8 {shlex.quote(name)} > {shlex.quote(f'utf8-{path.name}')}`"
 
 
 def _candidates(path: Path, data: bytes, at: int) -> str:

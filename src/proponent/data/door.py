@@ -16,8 +16,18 @@ UNFOLDED = 256 * MEGABYTE
 FACTOR = 100
 """How many times its own size a compressed file may unfold to, if that is more."""
 
+ROW_BYTES = 4096
+"""Bytes of a column that each row may unfold to where rows repeat texts, if that is more: long texts, few of them."""
+
+REPEATED, REPEATED_FACTOR = 2048 * MEGABYTE, 1000
+"""The most that rows may so allow, in bytes and as a multiple of the file's size: many rows may take few bytes."""
+
 ROWS = 10_000_000
 """Rows that a file may always have."""
+
+
+class UnfoldsError(ValueError):
+    """A file, or a column of it, unfolds too far."""
 
 
 def size_of(path: Path) -> int:
@@ -31,6 +41,16 @@ def size_of(path: Path) -> int:
 def most_unfolded(size: int) -> int:
     """The bytes that a compressed file of a size may unfold to."""
     return max(UNFOLDED, FACTOR * size)
+
+
+def most_repeated(size: int, rows: int) -> int:
+    """The bytes that a column of so many rows may unfold to, in a file of a size whose rows may repeat texts."""
+    return max(most_unfolded(size), min(ROW_BYTES * rows, REPEATED, REPEATED_FACTOR * size))
+
+
+def too_far(name: str, most: int, size: int) -> UnfoldsError:
+    """The error for a column, or a whole file, that unfolds too far."""
+    return UnfoldsError(f"{name} unfolds to more than {most:,} bytes, from {size:,}")
 
 
 def most_rows(size: int) -> int:

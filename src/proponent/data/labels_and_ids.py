@@ -15,7 +15,7 @@ from proponent.data.untyped import pa
 from proponent.errors import DataError
 from proponent.types import Label
 
-_NO_LABEL = {"nan", "none", "null", "n/a", "na", "<na>"}
+NO_LABEL = {"nan", "none", "null", "n/a", "na", "<na>"}
 """What programs write in place of a missing label."""
 
 _KNOWN_LABELS = 65_536
@@ -43,7 +43,7 @@ def _alike(table: RawTable, column: str, labels: Sequence[Label | None]) -> Iter
     known: dict[str, str] = {}
     for label in labels if len(labels) <= _KNOWN_LABELS else ():
         if isinstance(label, str) and label[:1] != "[":
-            if label.casefold() in _NO_LABEL:
+            if label.casefold() in NO_LABEL:
                 yield (
                     f"{table.name}: column {short(column)} holds {short(label)}, which is read as the name of a class: "
                     "leave the cell empty where there is no label"

@@ -17,7 +17,10 @@ OPTIONS = {
 """The option that names the column of each role."""
 
 _ALSO = {
-    "label": ("class", "category", "gold", "gold_label", "label_id", "label_name", "label_text", "target_label", "y"),
+    "label": (
+        *("class", "category", "gold", "gold_label", "label_id", "label_name", "label_text", "target_label", "y"),
+        *("sentiment", "emotion", "polarity", "tag"),
+    ),
     "text_pair": ("pair", "text2", "text_b", "second_text"),
     "id": ("row_id", "example_id", "uid", "guid"),
 }

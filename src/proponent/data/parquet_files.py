@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from proponent.data.door import most_rows, most_unfolded
+from proponent.data.door import most_repeated, most_rows, most_unfolded, too_far
 from proponent.data.parquet_pages import unfolding
 from proponent.data.untyped import pa, parquet
 
@@ -41,15 +41,15 @@ class ParquetColumns:
     def batches(self, name: str, groups: Sequence[int] | None = None) -> Iterator[Any]:
         """The same piece by piece, as arrays."""
         wanted = range(self.file.num_row_groups) if groups is None else groups
-        whole, most = 0, most_unfolded(self._size)
+        whole, most = 0, most_repeated(self._size, sum(self.counts))
         for group in wanted:
-            rows, found = self._rows(name, group, most), 0
+            rows, found = self._rows(name, group, most_unfolded(self._size)), 0
             if not self.counts[group]:
                 continue
             for batch in self.file.iter_batches(rows, row_groups=[group], columns=[name], use_threads=False):
                 whole, found = whole + batch.nbytes, found + batch.num_rows
                 if whole > most:
-                    raise ValueError(f"{name} unfolds to more than {most:,} bytes, from {self._size:,}")
+                    raise too_far(name, most, self._size)
                 yield batch.column(0)
             if found != self.counts[group]:
                 raise ValueError(f"{name} has {found:,} rows, and {self.counts[group]:,} are stated")
@@ -63,7 +63,7 @@ class ParquetColumns:
                 continue
             found = unfolding(self._read, chunk)
             if max(found.pages, found.values * found.width) > most:
-                raise ValueError(f"{name} unfolds to more than {most:,} bytes, from {self._size:,}")
+                raise too_far(name, most, self._size)
             if found.longest:
                 rows = min(rows, max(1, BATCH // found.longest))
         return rows

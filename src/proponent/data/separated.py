@@ -23,8 +23,12 @@ and a quoted field whose lines look like rows is refused in TSV files and report
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 """The separator of each type of file."""
 
-_NAMED = {"comma": ",", "tab": "\t", "\\t": "\t", "semicolon": ";", "pipe": "|", "space": " "}
-_OTHERS = (";", "\t", "|", ",")
+_NAMED = {"comma": ",", "tab": "\t", "\\t": "\t", "semicolon": ";", "pipe": "|", "colon": ":", "space": " "}
+_OTHERS = (";", "\t", "|", ",", ":")
+_COLON = re.compile(r"\w:\w")
+_QUOTED = re.compile(r'"(?:[^"]|"")*"[ ]*([;\t|,:])')
+"""A quoted field at the beginning of a line, and the separator behind it."""
+
 _JSON = "the first line looks like JSON: rename the file to .jsonl (one object per line) or .json (one list)"
 _ANY_LENGTH = 2**31 - 1
 _FIRST = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
@@ -124,14 +128,14 @@ def _refuse_ragged(name: str, header: Sequence[str], ragged: Sequence[str], coun
 
 def other_separator(names: Sequence[str]) -> str:
     """Advice for a table with one column whose name contains a separator; empty where it contains none."""
-    mark = next((one for one in _OTHERS if one in names[0]), None)
-    if mark is None:
-        return ""
+    name = names[0] if _COLON.search(names[0]) else names[0].replace(":", "")
+    mark = next((one for one in _OTHERS if one in name), None)
+    return "" if mark is None else _separate("the only name contains", mark)
+
+
+def _separate(found: str, mark: str) -> str:
     said = next(word for word, one in _NAMED.items() if one == mark)
-    return (
-        f"is the separator right? the only name contains a {said}: read the file with --separator {said} "
-        f"(separator={mark!r})"
-    )
+    return f"is the separator right? {found} a {said}: read the file with --separator {said} (separator={mark!r})"
 
 
 def _odd_quotes(name: str, odd: Sequence[str], separator: str) -> Iterator[str]:
@@ -139,7 +143,7 @@ def _odd_quotes(name: str, odd: Sequence[str], separator: str) -> Iterator[str]:
     if not odd:
         return
     found = (
-        f"{name}: a quoted field holds line ends and separators, so that each of its lines looks like a row "
+        f"{name}: a quoted field holds line ends and separators, so that its lines look like rows "
         f"({', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''})"
     )
     if separator == "\t":
@@ -157,6 +161,7 @@ def _rows(
 ) -> Iterator[tuple[int, int, bool, list[str]]]:
     held: list[str] = []
     number, fields = begin, 0
+    only = ""  # the name of the only column, which may hold another separator
 
     def noted() -> Iterator[str]:
         for line in lines:
@@ -169,13 +174,37 @@ def _rows(
         try:
             for row in reader:
                 fields = fields or (_count(held[0], separator) if len(held) > 1 else len(row))
-                alike = quotes == "auto" and len(held) > 1 < fields
-                alike = alike and all(_count(one, separator) == fields for one in held)
+                alike = quotes == "auto" and len(held) > 1 < fields and _alike(held, row, fields, separator)
+                only = row[0] if number == begin and len(row) == 1 else only
                 yield number, number + len(held) - 1, alike, row
                 number += len(held)
                 held.clear()
         except csv.Error as error:
-            raise DataError(_quote_error(name, number, number + len(held) - 1, str(error))) from error
+            mark = _QUOTED.match(held[0]) if number == begin and held else None
+            other = _separate("behind the first quoted field is", mark[1]) if mark and mark[1] != separator else ""
+            other = other or (other_separator([only]) if only else "")
+            raise DataError(_quote_error(name, number, number + len(held) - 1, str(error), other)) from error
+
+
+def _alike(held: Sequence[str], row: Sequence[str], fields: int, separator: str) -> bool:
+    """Whether the lines of a row may be rows themselves, between two quotes that quote nothing."""
+    if all(_count(one, separator) == fields for one in held):
+        return True
+    for place, field in enumerate(row):
+        lines = field.splitlines()
+        if len(lines) < 2 or separator not in field:
+            continue
+        if separator == "\t":  # texts of TSV files hold none
+            return True
+        # what stands before the quotes on the first line, and behind them on the last, completes a row
+        if place + _pieces(lines[0], separator) >= fields <= _pieces(lines[-1], separator) + fields - 1 - place:
+            return True
+    return False
+
+
+def _pieces(line: str, separator: str) -> int:
+    """The fields of a line, but for separators as prose has them: before a blank, at the end, within a number."""
+    return 1 + len(re.findall(rf"{re.escape(separator)}(?=\S)(?!(?<=\d.)\d\d\d(?!\d))", line))
 
 
 def _count(line: str, separator: str) -> int:
@@ -193,7 +222,9 @@ def fields_of_any_length() -> Generator[None]:
             csv.field_size_limit(before)
 
 
-def _quote_error(name: str, start: int, line: int, reason: str) -> str:
+def _quote_error(name: str, start: int, line: int, reason: str, other: str) -> str:
+    if other:
+        return f"{name}: wrong quotes on line {line} ({reason}): {other}"
     way = "or read the file with --quotes none (quotes=) if quotes mean nothing in it"
     if "unexpected end" in reason:
         return (

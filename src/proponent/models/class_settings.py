@@ -70,7 +70,7 @@ def _numbers(config: Any) -> dict[str, int]:
 
 def _architectures(settings: Mapping[str, Any]) -> list[object]:
     given = settings.get("architectures")
-    return cast("list[object]", given) if isinstance(given, list) else []
+    return cast("list[object]", given) if isinstance(given, list) else [given]
 
 
 def _kind(value: object) -> str:

@@ -1,11 +1,20 @@
 """What a training set trains: the classes of a classifier, or a language model."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 
 from proponent.data import Examples, near_column
+from proponent.data.labels_and_ids import NO_LABEL
 from proponent.errors import DataError
 from proponent.labels import number_of
 from proponent.types import Label
+
+_MOST, _LONGEST = 20, 30
+"""Maximum number and length of targets that may be the names of classes."""
+
+_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+"""A number as many languages write it."""
 
 
 def label_names(examples: Examples) -> tuple[str, ...] | None:
@@ -30,24 +39,53 @@ def label_names(examples: Examples) -> tuple[str, ...] | None:
 
 def _refuse_near(examples: Examples) -> None:
     """Refuse to take rows for those of a language model where a column looks like the labels of a classifier."""
-    near = near_column(examples.column_names, "label") if examples.columns.label == "label" else None
-    if near is not None and examples.layout == "text":
+    if examples.columns.label != "label" or examples.layout != "text":
+        return
+    near = near_column(examples.column_names, "label")
+    if near is None and _classes_in_targets(examples):
+        target = examples.columns.target
+        raise DataError(
+            f"{examples.name} has no column 'label', and few values that repeat in its column {target!r}: read them as "
+            f"classes with --label-column {target!r} --target-column '', or train a language model that completes the "
+            "texts with --label-column ''"
+        )
+    if near is not None:
         raise DataError(
             f"{examples.name} has no column 'label', but {near!r}: name it with --label-column {near!r} to train a "
             "classifier, or train a language model on the texts with --label-column ''"
         )
 
 
+def _classes_in_targets(examples: Examples) -> bool:
+    """Whether the targets are few, short and found again and again, as the names of classes are."""
+    found = Counter[str]()
+    for example in examples:
+        found[example.target or ""] += 1
+        if len(found) > _MOST or len(example.target or "") > _LONGEST:
+            return False
+    return 1 < len(found) <= found.total() // 2 and "" not in found
+
+
 def _refuse_values(examples: Examples, labels: Sequence[Label]) -> None:
     """Refuse numbers with fractions as classes, however they are written."""
-    numbers = [number_of(label) for label in labels]
-    value = next((one for one in numbers if one is not None and not one.is_integer()), None)
+    labels = sorted(labels, key=str)
+    known = [one for one in labels if not isinstance(one, str) or one.casefold() not in NO_LABEL]
+    numbers = [number_of(_pointed(label)) for label in known]
+    value = next((one for one, number in zip(known, numbers, strict=True) if number and not number.is_integer()), None)
     if value is not None and None not in numbers:
+        shown = value if isinstance(value, str) else f"{value:g}"
+        rest = sorted(str(one) for one in labels if one not in known)
+        beside = f" (beside {', '.join(map(repr, rest[:3]))})" if rest else ""
         raise DataError(
-            f"the labels of {examples.name} are numbers such as {value:g}, which are values and not classes: proponent "
-            "trains classifiers and language models; a regression model that the Trainer trained (num_labels=1) is "
-            "read, and classes may have names such as 'grade 2.5'"
+            f"the labels of {examples.name} are numbers such as {shown}{beside}, which are values and not classes: "
+            "proponent trains classifiers and language models; a regression model that the Trainer trained "
+            "(num_labels=1) is read, and classes may have names such as 'grade 2.5'"
         )
+
+
+def _pointed(label: Label) -> Label:
+    """A label with a point in place of a decimal comma."""
+    return label.replace(",", ".") if isinstance(label, str) and _COMMA.fullmatch(label) else label
 
 
 def described(examples: Examples) -> str:

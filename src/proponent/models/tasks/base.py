@@ -211,6 +211,12 @@ class Task(ABC):
         for part in ("labels", "names"):
             held: Labels = getattr(self, part, NO_LABELS)
             if held.default and len(held) == len(names):
+                twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+                if twice is not None:
+                    raise InputError(
+                        f"the data gives two classes one name, {twice!r}: a label would mean either; give each class a "
+                        "name of its own (ClassLabel), and build an index of such data again"
+                    )
                 return replace(self, **{part: Labels(tuple(names))})
         return self
 
