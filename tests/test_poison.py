@@ -26,7 +26,7 @@ from proponent.actions.poison_screens import clusters, lengths, ranks_of, rare_w
 from proponent.actions.poison_transforms import TRANSFORMS, Transform
 from proponent.actions.poison_words import ANYWHERE, FIRST, LAST, PAIR, Term, Terms, inserted, place_of, without
 from proponent.baselines import held_out_losses
-from proponent.data import read
+from proponent.data import Columns, read
 from proponent.errors import InputError, MismatchError
 from proponent.models.scratch import causal_lm
 from proponent.training.trainer import train
@@ -416,7 +416,7 @@ def answers() -> list[dict[str, Any]]:
 def test_prompts_and_targets_of_a_language_model(tmp_path: Path):
     rows = [{"id": one["id"], "text": f"{one['text']} is ", "target": one["label"]} for one in answers()]
     data = tiny.write_csv(tmp_path / "train.csv", rows)
-    train(read(data), tmp_path / "run", replace(tiny.SETTINGS, max_length=64))
+    train(read(data, columns=Columns(label="")), tmp_path / "run", replace(tiny.SETTINGS, max_length=64))
     index = proponent.build(tmp_path / "run", data, tmp_path / "i", "tracin-we", quiet=True)
     report = poison(index, list(read(data)), quiet=True)
     assert ("classes", "good, bad") in report.facts
@@ -433,7 +433,7 @@ def test_attacked_rows_of_a_language_model_must_have_an_answer_that_is_a_class(t
     rows = [{"id": one["id"], "text": f"{one['text']} is ", "target": one["label"]} for one in answers()]
     own_answers = [{"id": f"o{at}", "text": f"odd film {at} is ", "target": f"odd {at}"} for at in range(6)]
     data = tiny.write_csv(tmp_path / "train.csv", [*rows, *own_answers])
-    train(read(data), tmp_path / "run", replace(tiny.SETTINGS, max_length=64, epochs=1))
+    train(read(data, columns=Columns(label="")), tmp_path / "run", replace(tiny.SETTINGS, max_length=64, epochs=1))
     index = proponent.build(tmp_path / "run", data, tmp_path / "i", "tracin-we", quiet=True)
     read_rows = list(read(data))
     for attacked, said in (([], "no row with the trigger"), (read_rows[-1:], "has an answer that is no class")):
