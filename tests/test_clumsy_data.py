@@ -314,7 +314,7 @@ def test_numbers_are_sorted_and_known_by_value() -> None:
     from proponent.labels import Labels
 
     rows = [{"text": "a", "label": label} for label in ("10.0", "2.0", "0.0", "1.0")]
-    names = label_names(read(rows))
+    names = label_names(read(rows)) or ()
     assert names == ("0.0", "1.0", "2.0", "10.0")
     assert [Labels(names).number(one) for one in (2, "2", "2.0", "10", 0)] == [2, 2, 2, 3, 0]
     with pytest.raises(InputError, match="unknown label 3"):
