@@ -3,7 +3,7 @@
     python benchmarks/attack.py [--n 100000] [--visits 300] [--folder DIR]
 
 An index of n generated examples of 60 words, `proponent serve` in a process of its own. All attacks run at once: pages
-of other sites (GETs of slow expressions without and with a visitor's cookie), a visitor's own slow expressions, files
+of other sites (GETs of slow expressions without and with a visitor's cookie), a visitor's own slow expressions and examples of such lists, files
 and pages that are asked for and never read, heads and bodies that never end, addresses of 10 MB. Meanwhile another
 visitor looks at answers, the table, examples and the index. Memory is the largest resident size of the server.
 """
@@ -102,6 +102,11 @@ def expression(number: int) -> str:
     return "/table?" + urlencode({"q": f"{SLOW}{number:x}", "how": "regex"})
 
 
+def behind(number: int) -> str:
+    """The address of an example that was opened from such a search."""
+    return "/example?" + urlencode({"id": "x-0-1", "list": expression(number).partition("?")[2]})
+
+
 def attack(server: Server) -> Attack:
     """All attacks at once."""
     made, cookie = Attack(server), f"Cookie: {server.cookie}\r\n"
@@ -110,6 +115,7 @@ def attack(server: Server) -> Attack:
         "other site with a cookie", FOREIGNERS, lambda one: made.line(f"GET {expression(one)}", FOREIGN + cookie)
     )
     made.start("slow expression", EXPRESSIONS, lambda one: made.line(f"GET {expression(one)}", cookie))
+    made.start("example of a slow list", EXPRESSIONS, lambda one: made.line(f"GET {behind(one)}", cookie))
     made.start("unread file", FILES, lambda one: made.unread(f"/export/table.csv?sort=loss&x={one}"))
     made.start("unread page", PAGES, lambda _: made.unread("/table?size=200"))
     made.start("endless head", HEADS, lambda _: made.endless())
