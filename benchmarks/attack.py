@@ -3,9 +3,10 @@
     python benchmarks/attack.py [--n 100000] [--visits 300] [--folder DIR]
 
 An index of n generated examples of 60 words, `proponent serve` in a process of its own. All attacks run at once: pages
-of other sites (GETs of slow expressions without and with a visitor's cookie), a visitor's own slow expressions and examples of such lists, files
-and pages that are asked for and never read, heads and bodies that never end, addresses of 10 MB. Meanwhile another
-visitor looks at answers, the table, examples and the index. Memory is the largest resident size of the server.
+of other sites (GETs of slow expressions without and with a visitor's cookie), a visitor's own slow expressions and
+examples of such lists, files and pages that are asked for and never read, heads and bodies that never end, addresses of
+10 MB. Meanwhile another visitor looks at answers, the table, examples and the index. Memory is the largest resident
+size of the server.
 """
 
 import os
