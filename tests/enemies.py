@@ -448,8 +448,9 @@ def replace_file(chance: random.Random, path: Path) -> None:
     elif way == 6 and path.parent != bait.parent / "home":
         path.write_bytes(data)
         home = path.parent
-        home.rename(bait / "moved")
-        home.symlink_to(bait / "moved")
+        moved = bait / f"moved-{len(list(bait.iterdir()))}"
+        home.rename(moved)
+        home.symlink_to(moved)
     # else it is missing
 
 

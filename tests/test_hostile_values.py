@@ -114,8 +114,17 @@ def test_a_tokenizer_that_gives_up_is_named(model: Path) -> None:
     slow = {"type": "Split", "pattern": {"Regex": "(a|a|aa)+b"}, "behavior": "Isolated", "invert": False}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pre_tokenizer": slow}))
     run = Run.from_pretrained(model)
-    with pytest.raises(RunError, match="the tokenizer of this run gives up on a text"):
+    with pytest.raises(RunError, match="the tokenizer of this run fails on a text"):
         run.encoder(16).encode([Example("a", 0, "a" * 60, "World")])
+
+
+def test_a_tokenizer_without_its_unknown_token_is_named(model: Path) -> None:
+    path = model / "tokenizer.json"
+    made = json.loads(path.read_text())
+    made["model"]["unk_token"] = "[GONE]"
+    path.write_text(json.dumps(made))
+    with pytest.raises(RunError, match=r"tokenizer (of this run|in .*) (fails on a text|does not work) .*UNK"):
+        opened(model)
 
 
 # ---- decisions ----

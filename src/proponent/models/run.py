@@ -37,7 +37,14 @@ from proponent.models.recorder import RUN_FILE, unfinished_note
 from proponent.models.run_files import StoredName, reading_run
 from proponent.models.shared_base import SharedBases
 from proponent.models.tasks import Task, trained_task
-from proponent.models.tokenizer_files import PROBE, fingerprint_of, require_one_tokenizer, require_rows, tokenizer_home
+from proponent.models.tokenizer_files import (
+    PROBE,
+    fingerprint_of,
+    require_one_tokenizer,
+    require_rows,
+    tokenizer_home,
+    tokenizing,
+)
 from proponent.models.trained_parts import Trained, note_trained
 from proponent.models.training_trace import FOLDER
 from proponent.models.weights import weights_fingerprint
@@ -361,7 +368,8 @@ class Run:
             or (self.task.predicts_tokens and not self.task.masks)
         ):
             return
-        ids: list[int] = self.tokenizer(PROBE)["input_ids"][-4:] or [0]
+        with tokenizing():
+            ids: list[int] = self.tokenizer(PROBE)["input_ids"][-4:] or [0]
         self.padding.try_out(model, ids, self.encoder(2).pad_id, self.info.multiple)
 
     def label_number(self, label: Label) -> int:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from proponent.errors import MismatchError, RunError, first_line
+from proponent.errors import MismatchError, ProponentError, RunError, first_line
 from proponent.models.checkpoints import Checkpoint, tokenizer_fingerprint
 from proponent.models.weights import adapter_home, base_model
 
@@ -26,7 +26,8 @@ FEWEST = 0.75
 
 def fingerprint_of(tokenizer: Any, folder: Path) -> str:
     """Hash a tokenizer by its content and by its output for a probe text."""
-    kinds = [tokenizer([PROBE])["input_ids"], tokenizer([PROBE], [PROBE])["input_ids"]]
+    with tokenizing():
+        kinds = [tokenizer([PROBE])["input_ids"], tokenizer([PROBE], [PROBE])["input_ids"]]
     manner = [tokenizer.truncation_side, list(tokenizer.model_input_names)]
     digest = hashlib.sha256(json.dumps([kinds, manner]).encode())
     if folder.is_dir():
@@ -106,13 +107,15 @@ def try_tokenizer(folder: Path, tokenizer: Any) -> None:
 
 @contextmanager
 def tokenizing() -> Generator[None]:
-    """Name the tokenizer where it gives up on a text: its library then raises what is no Exception."""
+    """Name the tokenizer where it fails on a text; where an expression of it takes too long, that is no Exception."""
     try:
         yield
+    except (ProponentError, MemoryError):
+        raise
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise RunError(
-            f"the tokenizer of this run gives up on a text ({first_line(error)}): an expression in its tokenizer.json "
-            "takes too long; name another tokenizer with --tokenizer"
+            f"the tokenizer of this run fails on a text ({first_line(error)}): its tokenizer.json is damaged, or an "
+            "expression in it takes too long; save it again, or name another tokenizer with --tokenizer"
         ) from error
