@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -121,7 +122,9 @@ def attributes(source: str) -> set[str]:
 def promised() -> set[str]:
     kinds = [kind for module in MODULES for kind in vars(module).values() if isinstance(kind, type)]
     kinds = [kind for kind in kinds if is_dataclass(kind)]
-    properties = {name for kind in kinds for name, part in vars(kind).items() if isinstance(part, property)}
+    properties = {
+        name for kind in kinds for name, part in vars(kind).items() if isinstance(part, property | cached_property)
+    }
     return (
         properties
         | {item.name for kind in kinds for item in fields(kind)}
