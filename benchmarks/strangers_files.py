@@ -39,8 +39,6 @@ PATIENCE = 600
 BLOCK = 1000
 """Cases of one process."""
 
-PAGE = harness.ROOT / "docs" / "security.md"
-
 
 def main() -> None:
     """Run the cases that are missing, then the parsers; write the record."""
