@@ -114,7 +114,7 @@ def test_a_tokenizer_that_gives_up_is_named(model: Path) -> None:
     slow = {"type": "Split", "pattern": {"Regex": "(a|a|aa)+b"}, "behavior": "Isolated", "invert": False}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pre_tokenizer": slow}))
     run = Run.from_pretrained(model)
-    with pytest.raises(RunError, match="the tokenizer of this run fails on a text"):
+    with pytest.raises(RunError, match=r"the tokenizer of this run does not work .*retry"):
         run.encoder(16).encode([Example("a", 0, "a" * 60, "World")])
 
 
@@ -123,7 +123,7 @@ def test_a_tokenizer_without_its_unknown_token_is_named(model: Path) -> None:
     made = json.loads(path.read_text())
     made["model"]["unk_token"] = "[GONE]"
     path.write_text(json.dumps(made))
-    with pytest.raises(RunError, match=r"tokenizer (of this run|in .*) (fails on a text|does not work) .*UNK"):
+    with pytest.raises(RunError, match=r"the tokenizer (of this run|in .*) does not work .*UNK"):
         opened(model)
 
 

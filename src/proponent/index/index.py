@@ -304,7 +304,18 @@ class Index(StoreFacts):
         return self._scorer.scores(both, [0])[0]
 
     def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
-        """Classes that the last checkpoint predicts; InputError for a language model or no text."""
+        """Predict the class of some texts at the last checkpoint of the index.
+
+        Args:
+            texts: the texts, see `explain_many`.
+            text_pairs: second texts of pairs.
+
+        Returns:
+            Class names.
+
+        Raises:
+            InputError: the run is a language model, a text is empty, or lists of different lengths.
+        """
         names = self.run.task.labels.names
         if not names:
             raise InputError("this run is a language model: it predicts no classes")

@@ -93,29 +93,24 @@ def few_tokens(tokens: int, rows: int) -> list[str]:
 
 def try_tokenizer(folder: Path, tokenizer: Any) -> None:
     """Refuse a tokenizer with settings of another kind, which otherwise fail at the first text."""
-    try:
+    with tokenizing(f"the tokenizer in {folder}"):
         if not tokenizer.model_max_length > 0:
             raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
         for texts in ((["a b"],), (["a b"], ["c"])):
             tokenizer(*texts)
-    except Exception as error:  # the tokenizers of other libraries may raise anything
-        raise RunError(
-            f"the tokenizer in {folder} does not work ({first_line(error)}): save it again with "
-            "tokenizer.save_pretrained, or name another folder with --tokenizer"
-        ) from error
 
 
 @contextmanager
-def tokenizing() -> Generator[None]:
-    """Name the tokenizer where it fails on a text; where an expression of it takes too long, that is no Exception."""
+def tokenizing(which: str = "the tokenizer of this run") -> Generator[None]:
+    """Name the tokenizer that fails; where an expression of it takes too long, its library raises no Exception."""
     try:
         yield
-    except (ProponentError, MemoryError):
+    except ProponentError:
         raise
-    except BaseException as error:
+    except BaseException as error:  # the tokenizers of other libraries may raise anything
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise RunError(
-            f"the tokenizer of this run fails on a text ({first_line(error)}): its tokenizer.json is damaged, or an "
-            "expression in it takes too long; save it again, or name another tokenizer with --tokenizer"
+            f"{which} does not work ({first_line(error)}): save it again with tokenizer.save_pretrained, or name "
+            "another folder with --tokenizer"
         ) from error

@@ -23,9 +23,8 @@ def inventory(store: Store) -> dict[str, Any]:
     gradient_rows, tokens = _rows_and_tokens(store)
     seconds = dict(manifest.seconds)
     spent = sum(seconds.values())
-    last = (
-        manifest.sources[-1].n if manifest.sources else 0
-    )  # the times are those of the last change, and only builds and appends record them
+    # the times are those of the last change, and only builds and appends record them
+    last = manifest.sources[-1].n if manifest.sources else 0
     return {
         "index": str(store.folder),
         "finished": store.sealed,

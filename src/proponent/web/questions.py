@@ -26,10 +26,10 @@ from proponent.web.states import Question
 SUFFIX = ".asked"
 LIST = "questions.jsonl"
 MOST_ANSWER = 64 * MEGABYTE
+"""Maximum bytes of a stored answer."""
+
 MOST_LIST, MOST_ENTRY = 32 * MEGABYTE, MEGABYTE // 4
 """Maximum bytes of the list of questions, and of one question in it."""
-
-"""Maximum bytes of a stored answer."""
 
 _DOOR = Door(InputError, "delete it; the question is answered again")
 HELD = 256
