@@ -287,6 +287,10 @@ def test_the_hint_for_a_missing_index_never_writes_into_other_files(said: Said, 
     (tmp_path / "notes.txt").touch()
     refused(said("explain", tmp_path, "text"), 2, "the folder contains other files", "--out NEW_FOLDER")
     refused(said("serve", news.run), 2, "the folder is a training run", where)
+    for name in ("examples", "plans"):  # names that folders of anybody have
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "readme.md").touch()
+    refused(said("verify", tmp_path), 2, f"no index at {tmp_path}")
 
 
 def test_indexes_that_are_not_there(said: Said, news: Tiny, tmp_path: Path):

@@ -24,6 +24,7 @@ from proponent.data import read
 from proponent.errors import DamagedError, DataError, InputError, ProponentError, RunError
 from proponent.foreign_files import MOST_VALUES, Door, parse_json
 from proponent.models import Run
+from proponent.models.counting import Stated
 from proponent.models.run_files import StoredName
 from proponent.store import Manifest, Store, delete, merge, verify
 from proponent.store.checksums import sums_of
@@ -419,6 +420,13 @@ def test_a_pipe_named_like_a_data_file_hangs_nothing(tmp_path: Path, name: str) 
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match="is a pipe, not a regular file"):
         read(tmp_path / name)
+
+
+@needs_pipes
+def test_a_pipe_as_a_chat_template_is_refused_with_its_own_way_out(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "chat.jinja")
+    with pytest.raises(InputError, match="is a pipe, not a regular file: give a file that holds one chat template"):
+        Stated.of(None, None, tmp_path / "chat.jinja")
 
 
 def test_types_that_repeat_values_are_refused(tmp_path: Path) -> None:

@@ -152,3 +152,14 @@ def test_decisions_of_many_threads_all_stand(tmp_path: Path) -> None:
     for one in threads:
         one.join()
     assert len(shared.current) == shared.steps == 96
+
+
+def test_a_full_log_says_so_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    add(path, "kept", 3)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"log\.jsonl is full: of a log at most 6,\d{3} bytes are read: move it away"):
+        json_log.append(path, {"id": "one more", "long": LONG}, len(before) + 100)
+    assert path.read_bytes() == before
+    assert json_log.append(path, {"id": "small"}, len(before) + 100)
+    assert json_log.read_lines(path, len(before) + 100)[-2] == b'{"id": "small"}'

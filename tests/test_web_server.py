@@ -20,6 +20,7 @@ from proponent.data.stored import StoredExamples
 from proponent.errors import InputError
 from proponent.store import Store
 from proponent.web import downloads, model_worker, seals
+from proponent.web import questions as web_questions
 from proponent.web.model_process import BEAT
 from proponent.web.pages.table import Marker
 from proponent.web.questions import Questions
@@ -304,6 +305,18 @@ def test_an_answer_is_shown_where_it_cannot_be_kept(
         assert "Helped" in page.seen
     questions.put(ASKED, content)
     assert "not kept" not in made.get(FOUND).seen
+
+
+def test_a_full_list_of_questions_is_said_and_the_answer_shown(
+    index: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Browser(index)
+    monkeypatch.setattr(web_questions, "MOST_LIST", 100)
+    kept = made.open_indexes.first.questions.put(ASKED, content)
+    assert "is full: of a log at most 100 bytes are read: move it away" in kept.unkept
+    page = made.get(FOUND)
+    assert page.status == 200
+    assert "Helped" in page.seen
 
 
 def test_a_decision_that_cannot_be_written_gets_a_page(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from proponent import disk
 from proponent.errors import InputError
 from proponent.foreign_files import MEGABYTE, Door
 from proponent.locks import alone
+from proponent.plain_text import visible
 
 Record = Mapping[str, Any]
 
@@ -24,19 +25,20 @@ MOST_BYTES = 256 * MEGABYTE
 _DOOR = Door(InputError, "move it away")
 
 
-def append(path: Path, record: Record | Callable[[], Record | None]) -> bool:
+def append(path: Path, record: Record | Callable[[], Record | None], most: int = MOST_BYTES) -> bool:
     """Append a record; on any failure the file is unchanged.
 
     Args:
         path: the log; it is created if it is missing.
         record: the record, or a function that makes it while no other writer can append; None appends nothing.
+        most: the maximum bytes of the log that are read: it does not grow beyond them.
 
     Returns:
         Whether a record was appended.
 
     Raises:
         DiskFullError: there is no space left.
-        InputError: the log is not a regular file, or cannot be written.
+        InputError: the log is not a regular file, cannot be written, or is full.
     """
     with disk.unwritable_named(path), disk.full_disk_named(path), alone(path) as opened:
         made = record() if callable(record) else record
@@ -45,6 +47,11 @@ def append(path: Path, record: Record | Callable[[], Record | None]) -> bool:
         line = (json.dumps(made, ensure_ascii=True) + "\n").encode()  # ASCII: a lone surrogate of an id survives
         end = os.fstat(opened).st_size
         whole, ending = _settled(opened, end)
+        if whole + len(ending) + len(line) > most:
+            raise InputError(
+                f"{visible(str(path))} is full: of a log at most {most:,} bytes are read: move it away, and a new one "
+                "is begun"
+            )
         try:
             if whole < end:
                 disk.truncate(opened, whole)

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from proponent.errors import InputError, RunError
+from proponent.foreign_files import Door
 from proponent.models import axolotl
 from proponent.models.objective import training_of
 from proponent.models.recorder import run_record
 from proponent.models.run import Run
-from proponent.models.run_files import DOOR, MOST_TEXT, read_settings
+from proponent.models.run_files import MOST_TEXT, read_settings
 from proponent.models.trainer_notes import JUDGED
 from proponent.types import Counting
 
 TRL_LENGTH = 1024
 """TRL's default of max_length."""
+
+_TEMPLATE = Door(InputError, "give a file that holds one chat template, or the template itself")
 
 _PACKED = ("", "bfd", "bfd_split")
 
@@ -36,7 +39,7 @@ class Stated:
         text = None if template is None else str(template)
         if text is not None and "{" not in text:
             try:
-                text = DOOR.read_text(Path(text), most=MOST_TEXT)
+                text = _TEMPLATE.read_text(Path(text), most=MOST_TEXT)
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"cannot read the chat template {template}: {error}") from error
         return cls(assistant_only, completion_only, text)

@@ -19,7 +19,7 @@ MOST_ROWS = 2**26
 
 _LAYERS = re.compile(r"((n|num)_(\w+_)?(layers?|blocks|experts|stages))|((en|de)coder_layers)|layers|depth")
 _ROWS = re.compile(
-    r"r|rank|\w*_size|max_position_embeddings|n_(positions|ctx|embd|inner)|d_(model|ff|kv|inner)|dim|hidden_dim"
+    r"\w*_size|max_position_embeddings|n_(positions|ctx|embd|inner)|d_(model|ff|kv|inner)|dim|hidden_dim"
 )
 
 

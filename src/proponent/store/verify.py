@@ -1,6 +1,7 @@
 """Check an index: every byte of every file, and the consistency of the counts in the files."""
 
 import bisect
+import re
 import time
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -22,6 +23,9 @@ from proponent.store.manifest import Manifest, canonical, merkle_root, read_json
 from proponent.store.reader import Store, refuse_name
 from proponent.store.segment import Segment
 from proponent.types import CheckpointId
+
+_NAME = re.compile(r"(seg|gen|append|merge)-\w|step-\d|run-\d+-step-\d")
+"""How the names in the folders of an index begin."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def verify(
     layout, began = Layout(folder), time.perf_counter()
     sealed = layout.manifest.is_file()
     if not layout.plan.is_file():
-        _refuse_lost(layout, "plan", sealed or any((folder / name).is_dir() for name in FOLDERS))
+        _refuse_lost(layout, "plan", sealed or _holds_files(folder))
         raise InputError(f"no index at {folder}")
     if not sealed:
         _refuse_lost(layout, "manifest", _unnoted(layout))
@@ -65,6 +69,15 @@ def verify(
     size = sum(sums.size for sums in files.values())
     strays = tuple(_strays(layout, set(files)))
     return Verdict(sealed, len(files), size, time.perf_counter() - began, tuple(damage), strays)
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether a folder holds files of an index; folders of these names alone may be anybody's."""
+    return any(_NAME.match(path.name) for name in FOLDERS for path in _entries(folder / name))
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.is_dir() else iter(())
 
 
 def _sealed_files(layout: Layout) -> dict[str, Checksums]:

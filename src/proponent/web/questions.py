@@ -158,7 +158,7 @@ class Questions:
             "when": kept.when,
             "hits": {hit.id: [hit.rank, hit.score] for hit in (*answer.proponents, *answer.opponents)},
         }
-        json_log.append(self.folder / LIST, sealed(line, self._root))
+        json_log.append(self.folder / LIST, sealed(line, self._root), MOST_LIST)
 
     def _from_file(self, question: Question) -> StoredAnswer:
         name = self.identity(question)
