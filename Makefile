@@ -103,6 +103,7 @@ fidelity: $(VENV)/.dev
 	$(BIN)/python benchmarks/fidelity/record_e.py --data $(DATA) --cache $(CACHE)
 	$(BIN)/python benchmarks/fidelity/record_f.py --data $(DATA)
 	$(BIN)/python benchmarks/fidelity/pictures.py
+	$(BIN)/python benchmarks/fidelity/leaderboard.py
 
 # The real chat model: an hour for the facts, hours for the retrains; both resume.
 fidelity-llm: $(VENV)/.dev $(VENV)/.llm
