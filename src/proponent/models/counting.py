@@ -18,7 +18,7 @@ from proponent.types import Counting
 TRL_LENGTH = 1024
 """TRL's default of max_length."""
 
-_TEMPLATE = Door(InputError, "give a file that holds one chat template, or the template itself")
+_TEMPLATE_DOOR = Door(InputError, "give a file that holds one chat template, or the template itself")
 
 _PACKED = ("", "bfd", "bfd_split")
 
@@ -39,7 +39,7 @@ class Stated:
         text = None if template is None else str(template)
         if text is not None and "{" not in text:
             try:
-                text = _TEMPLATE.read_text(Path(text), most=MOST_TEXT)
+                text = _TEMPLATE_DOOR.read_text(Path(text), most=MOST_TEXT)
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"cannot read the chat template {template}: {error}") from error
         return cls(assistant_only, completion_only, text)
