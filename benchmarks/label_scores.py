@@ -174,12 +174,12 @@ def by_probabilities(one: Case, store: Store, probabilities: np.ndarray, *, trie
     given, names = store.features["labels"], store.plan.labels.names
     own = probabilities[np.arange(len(given)), given]
     predicted = [names[at] for at in probabilities.argmax(1).tolist()]
-    made = figures(one, -own) | verdicts(one, much_likelier(probabilities, given), predicted)
-    if tries:
-        made["flags"] = {
-            f"{times:g} times": verdicts(one, much_likelier(probabilities, given, times), predicted) for times in TIMES
-        }
-    return made
+    if not tries:
+        return figures(one, -own) | verdicts(one, much_likelier(probabilities, given), predicted)
+    flags = {
+        f"{times:g} times": verdicts(one, much_likelier(probabilities, given, times), predicted) for times in TIMES
+    }
+    return figures(one, -own) | {"flags": flags}
 
 
 def measured(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -200,9 +200,10 @@ def measured(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         )
         for several in combinations
     }
-    made["shipped"] = shipped(one, store, None)
-    made["shipped, --cross-validate"] = shipped(one, store, OutOfSample({"words": sources["words"]}))
-    made["shipped, --cross-validate --encoder"] = shipped(one, store, sampled)
+    if args.name != "choose":
+        made["shipped"] = shipped(one, store, None)
+        made["shipped, --cross-validate"] = shipped(one, store, OutOfSample({"words": sources["words"]}))
+        made["shipped, --cross-validate --encoder"] = shipped(one, store, sampled)
     if args.cleanlab is not None:
         made["cleanlab"] = cleanlab(one, store, features, args.cleanlab)
     return {

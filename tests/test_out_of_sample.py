@@ -21,7 +21,7 @@ from proponent.actions.cross_validation import cross_validate, joined
 from proponent.actions.held_out import held_out_features, held_out_words, stratified_folds
 from proponent.actions.label_errors import judge, label_errors, write_label_csv
 from proponent.actions.near_duplicates import NearPairs
-from proponent.actions.out_of_sample import FLOOR, OutOfSample, combine, much_likelier, read_probabilities
+from proponent.actions.out_of_sample import FLOOR, TIMES, OutOfSample, combine, much_likelier, read_probabilities
 from proponent.data import write_parquet
 from proponent.errors import DataError, InputError, MismatchError, MissingExtraError
 from proponent.store import Store
@@ -232,7 +232,7 @@ def test_scores_flags_and_confidence_are_those_of_the_combination(noisy: Tiny, s
     for one in report.rows:
         assert one.label_score == pytest.approx(own[one.row])
         assert one.confidence == pytest.approx(both[one.row].max())
-        assert one.is_label_issue == bool(both[one.row].max() >= 3 * own[one.row])
+        assert one.is_label_issue == bool(both[one.row].max() >= TIMES * own[one.row])
     assert any("pairs of near-duplicates are kept in one fold" in note for note in report.notes)
     plain = judge(store)
     np.testing.assert_allclose(plain.confidence, means.max(1))

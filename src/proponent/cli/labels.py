@@ -97,7 +97,7 @@ def _own_encoder(store: "Store", opening: IndexOptions, output: OutputOptions, *
     """Folder of the run's last checkpoint; none for a run from scratch, whose features add nothing to words."""
     from proponent.models import Run
     from proponent.models.counting import homes
-    from proponent.models.recorder import drawn
+    from proponent.models.run_record import drawn
 
     folder = Path(opening.run or next(iter(store.plan.joined), store.plan.run))
     try:
