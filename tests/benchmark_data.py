@@ -112,7 +112,7 @@ def write_data(folder: Path) -> Path:
             "noisy_label": row["label_name"],
             "is_label_error": int(at % 7 == 0),
             "clean_label": "Sports" if at % 7 == 0 and row["label_name"] != "Sports" else row["label_name"],
-        }  # fmt: skip
+        }
         for at, row in enumerate(texts[:60])
     ]
     write_csv(folder / "african_news_noisy" / "yoruba_train.csv.gz", noisy)
