@@ -106,7 +106,13 @@ def write_data(folder: Path) -> Path:
     ]
     write_lines(folder / "alpaca_en_1k" / "alpaca_en_demo.jsonl.gz", asked)
     noisy = [
-        {"id": row["id"], "text": row["text"], "noisy_label": row["label_name"], "is_label_error": int(at % 7 == 0)}
+        {
+            "id": row["id"],
+            "text": row["text"],
+            "noisy_label": row["label_name"],
+            "is_label_error": int(at % 7 == 0),
+            "clean_label": "Sports" if at % 7 == 0 and row["label_name"] != "Sports" else row["label_name"],
+        }
         for at, row in enumerate(texts[:60])
     ]
     write_csv(folder / "african_news_noisy" / "yoruba_train.csv.gz", noisy)

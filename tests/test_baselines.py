@@ -32,8 +32,8 @@ TRAIN = [
 QUERIES = ["sales in august august", "the cat isn't", "unseen zzz", "", "中 3.14 !"]
 LABELS, QUERY_LABELS = np.array([0, 1, 1, 2, 2, 0]), np.array([0, 1, 2, 2, 1])
 
-ENGINES = {"bm25": "bm25s", "tfidf-label": "sklearn"}
-INSTALL = {"bm25": "bm25s", "tfidf-label": "scikit-learn"}
+ENGINES = {"bm25": "bm25s"}
+INSTALL = {"bm25": "bm25s"}
 
 
 def softmax_rows(rows: int, classes: int, seed: int) -> np.ndarray:

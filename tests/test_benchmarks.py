@@ -109,6 +109,11 @@ ALLOWED = (
         "the permutation test of a bag of words, which is no run",
     ),
     (
+        "label_scores.py",
+        "actions.cross_validation actions.label_errors actions.out_of_sample actions.text_features",
+        "texts are encoded once for several rankings, and every source of probabilities is measured apart",
+    ),
+    (
         "suspect_rows.py",
         "actions.suspect_rows baselines",
         "every signal is measured apart, beside texts that are alike",
@@ -313,6 +318,12 @@ RUNS = {
     "suspect_rows": [
         "suspect_rows.py --data {data} --cache {tmp}/w --rows 60 --seeds 1 --epochs 1 --width 16 --layers 1 "
         "--vocabulary 300 --length 32 --checkpoints 1 --out {out}",
+    ],
+    "label_scores": [
+        "label_scores.py --data {data} --cache {tmp}/ls --sets agnews yoruba --rows 60 --seeds 1 --epochs 1 "
+        "--out {out}",
+        "label_scores.py --data {data} --cache {tmp}/ls --sets sst2 --name choose --rows 60 --seeds 1 --epochs 1 "
+        "--out {out}",
     ],
     "acceptance_trackstar": [
         "acceptance_trackstar.py --cache {tmp}/a --seeds 0 --epochs 1 --patched 2 --entities 6 --distractors 4 "

@@ -24,7 +24,7 @@ from proponent.index.build import label_numbers
 from proponent.method_table import method_of
 from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE
-from proponent.models.recorder import RUN_FILE
+from proponent.models.former import RUN_FILE
 from proponent.store import Store, writer
 from proponent.types import CheckpointId
 from runs import index as build

@@ -50,7 +50,8 @@ def test_train_makes_a_run(said: Said, tmp_path: Path, monkeypatch: pytest.Monke
     data = write_csv(tmp_path / "lines.csv", [{"body": f"the {word} of the cup"} for word in ("bank", "goal", "army")])
     words = ("train", data, "--out", tmp_path / "run", "--text-column", "body", "--epochs", 2, "--batch-size", 2)
     content = answered(said, *words, "--max-length", 16)
-    assert content == {"run": str(tmp_path / "run"), "checkpoints": [1, 2, 3, 4]}
+    assert content.pop("loss") > 0
+    assert content == {"run": str(tmp_path / "run"), "checkpoints": [1, 2, 3, 4], "rows": 3}
     assert proponent.Run.from_pretrained(tmp_path / "run").label_names is None
     code, out, err = said(*words)
     assert (code, out) == (3, "")
@@ -70,6 +71,32 @@ def test_train_makes_several_seeded_runs(said: Said, tmp_path: Path):
     assert [one["run"] for one in made] == [str(tmp_path / "run" / name) for name in ("seed-3", "seed-4")]
     weights = [(Path(one["run"]) / "checkpoint-1" / "model.safetensors").read_bytes() for one in made]
     assert weights[0] != weights[1]
+
+
+def test_train_tells_loss_and_accuracy(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As the loss and the argmax of the model itself, row by row."""
+    rows = runs.rows(9)
+    data = write_csv(tmp_path / "news.csv", rows)
+    code, out, err = said("train", data, "--out", tmp_path / "run", "--epochs", 1, "--max-length", 16, "--json")
+    content = json.loads(out)
+    assert code == 0
+    run = proponent.Run.from_pretrained(tmp_path / "run")
+    model, encoder = run.load(run.checkpoints[-1]), run.encoder(run.length(None))
+    losses: list[float] = []
+    right: list[bool] = []
+    for at, row in enumerate(rows):
+        batch = encoder.collate(encoder.encode([proponent.Example(row["id"], at, row["text"])]), [-1])
+        logs = model(**batch.inputs).logits.detach().log_softmax(-1)[0]
+        number = run.label_number(row["label"])
+        losses.append(-float(logs[number]))
+        right.append(int(logs.argmax()) == number)
+    assert content["loss"] == pytest.approx(sum(losses) / 9, rel=1e-5)
+    assert content["accuracy"] == pytest.approx(sum(right) / 9)
+    assert f"loss {content['loss']:.3f}, accuracy {content['accuracy']:.3f} on all 9 training rows" in err
+    monkeypatch.setattr("proponent.training.row_fit.MOST_ROWS", 4)
+    code, _, err = said("train", data, "--out", tmp_path / "again", "--epochs", 1, "--max-length", 16)
+    assert code == 0
+    assert "on 4 of 9 training rows" in err
 
 
 def test_train_speaks_to_people_too(said: Said, tmp_path: Path):

@@ -350,6 +350,21 @@ def test_plan_says_what_an_index_will_cost(
     assert " ".join(out.split()).startswith(f"tracin-we-idf of {kept.data}: 60 examples, 2 checkpoints what forecast")
     for part in ("seconds of gradients", "peak memory", "bytes of forms"):
         assert part in out
+    assert out.index("seconds in all") < out.index("bytes in all") < out.index("seconds of")
+    last = proponent.Run.from_pretrained(kept.run).checkpoints[-1].step
+    text = " ".join(out.split())
+    assert "last checkpoint only: about 0 s, " in text or "last checkpoint only: about 1 s, " in text
+    assert f"(--steps {last})" in text
+    assert f"(--steps {last} --rows fp16)" in text
+    whole = content("plan", kept.run, kept.data)
+    own = {one["name"]: one for one in whole["choices"]}
+    assert list(own) == ["last checkpoint only", "fp16", "both"]
+    assert own["both"]["bytes"] < own["last checkpoint only"]["bytes"] < whole["bytes"]
+    assert own["last checkpoint only"]["seconds"] < whole["seconds"] == own["fp16"]["seconds"]
+    assert [one["name"] for one in found["choices"]] == ["last checkpoint only"], "int8 is shorter than fp16"
+    alone = content("plan", kept.run, kept.data, "--steps", last)
+    assert alone["bytes"] == pytest.approx(own["last checkpoint only"]["bytes"], rel=0.1)
+    assert [one["name"] for one in alone["choices"]] == ["fp16"]
     assert list(here.iterdir()) == [], "nothing is left behind"
     assert content("plan", kept.run, kept.data, "--method", "influence-last")["checkpoints"] == 1, "it takes the last"
     assert "curvature" not in {one["name"] for one in found["stages"]}

@@ -1,6 +1,5 @@
 """`proponent evaluate` from end to end on tiny runs, its plan in words, its pages, and what it refuses."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 import runs
 import tiny
 from planted import fickle, planted
+from proponent.baselines import Baselines
 from proponent.errors import DataError, InputError
 from proponent.evaluate import Retrains, lds, subset_masks
 from proponent.evaluate.budget import deletion_size, lds_size
@@ -263,12 +263,12 @@ def test_tail_patch_takes_single_steps(news: tiny.Tiny, asked: Path, tmp_path: P
     assert not list((tmp_path / "cache").glob("retrains/*/*.safetensors"))
 
 
-def test_without_the_baselines_extra_random_rows_are_no_lexical_control(
+def test_without_lexical_baselines_random_rows_are_no_lexical_control(
     lines: tiny.Tiny, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
 ):
-    found = importlib.util.find_spec
-    gone = {"bm25s", "sklearn"}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in gone else found(name, *rest))
+    known = Baselines.missing
+    gone = dict.fromkeys(("bm25", "tfidf-label"), "is not installed")
+    monkeypatch.setattr(Baselines, "missing", lambda self: known(self) | gone)
     words = ["evaluate", lines.run, lines.data, "--metric", "deletion", "--points", 5, "--k", "2", "--seeds", 1]
     words += ["--set", "epochs=1", "--methods", "tracin-we", "--cache", tmp_path / "cache", "--json"]
     code, out, err = said(*words)

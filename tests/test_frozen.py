@@ -15,7 +15,8 @@ import runs
 from proponent.errors import InputError
 from proponent.index import default_method
 from proponent.models import Run
-from proponent.models.recorder import RUN_FILE, Recorder
+from proponent.models.former import RUN_FILE
+from proponent.models.recorder import Recorder
 from proponent.models.trained_parts import trained_of
 from proponent.training.rerun import RunProblem
 

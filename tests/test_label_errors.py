@@ -172,7 +172,7 @@ def test_the_file_reads_back(news: Tiny, tmp_path: Path):
     assert guarded == 1  # the text that begins with =
     with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
-    assert list(read[0]) == [*DATALAB, "suggested_label", "rank", "id", "row", "text"]
+    assert list(read[0]) == [*DATALAB, "suggested_label", "rank", "id", "row", "text", "confidence"]
     assert [row["id"] for row in read] == [row["id"] for row in NEWS]
     by_row = {one.row: one for one in report.rows}
     for place, row in enumerate(read):

@@ -17,7 +17,9 @@ from proponent.data import read
 from proponent.errors import DataError, ProponentError, RunError
 from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
-from proponent.models.recorder import RUN_FILE, Recorder, run_record
+from proponent.models.former import RUN_FILE
+from proponent.models.recorder import Recorder
+from proponent.models.run_record import run_record
 from proponent.models.training_trace import FOLDER, read_training_trace
 from proponent.models.weights import weights_fingerprint
 from proponent.store import verify

@@ -16,7 +16,8 @@ from proponent import Recorder
 from proponent.index import default_method
 from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, discover
-from proponent.models.recorder import RUN_FILE, started_from
+from proponent.models.former import RUN_FILE
+from proponent.models.run_record import started_from
 from proponent.tensors import read_tensors
 
 

@@ -14,7 +14,8 @@ import runs
 from proponent.errors import RunError
 from proponent.models import Run
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE
-from proponent.models.recorder import RUN_FILE, Recorder, saved_folder
+from proponent.models.former import RUN_FILE
+from proponent.models.recorder import Recorder, saved_folder
 
 
 class Own(torch.nn.Module):

@@ -17,7 +17,7 @@ import runs
 import tiny
 from proponent.data import Columns, read
 from proponent.errors import DataError, InputError, MismatchError, RunError
-from proponent.models.recorder import spread
+from proponent.models.run_record import spread
 from proponent.training.trainer import Training, Watch, _Padding, label_names, train
 
 TINY = Training(epochs=2, checkpoints=2, batch_size=8, max_length=24, width=16, layers=1, vocabulary=200, quiet=True)

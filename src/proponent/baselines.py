@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import importlib.util
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,7 +49,7 @@ class _Package(NamedTuple):
 
 _PACKAGES = {
     "bm25": _Package("bm25s", "bm25s", "bm25s"),
-    "tfidf-label": _Package("sklearn", "scikit-learn", "scikit-learn"),
+    "out-of-fold loss": _Package("sklearn", "scikit-learn", "scikit-learn"),
 }
 
 
@@ -150,22 +151,16 @@ class Baselines:
         return vocabulary, index
 
     def _tfidf_label(self, queries: Texts) -> _Floats:
-        vectorizer, vectors = self._tfidf
-        if vectorizer is None:
-            return np.zeros((len(queries.texts), len(self._train.texts)))
-        if not queries.texts:
-            return np.zeros((0, len(self._train.texts)))
-        cosine: _Floats = (vectorizer.transform(queries.texts) @ vectors.T).toarray()
-        if self._train.labels is None:
+        cosine = np.zeros((len(queries.texts), len(self._train.texts)))
+        for row, text in zip(cosine, queries.texts, strict=True):
+            row[:] = self._tfidf.cosines(text)
+        if self._train.labels is None or not queries.texts:
             return cosine
         return cosine * (_error_signal(queries) @ _error_signal(self._train).T)
 
     @cached_property
-    def _tfidf(self) -> tuple[Any, Any]:
-        vectorizer = _import("tfidf-label", "sklearn.feature_extraction.text").TfidfVectorizer(analyzer=lower_words)
-        if not any(lower_words(text) for text in self._train.texts):
-            return None, None  # scikit-learn refuses an empty vocabulary; every cosine is 0
-        return vectorizer, vectorizer.fit_transform(self._train.texts)
+    def _tfidf(self) -> "WordVectors":
+        return WordVectors.of(self._train.texts)
 
     def _embedding(self, queries: Texts) -> _Floats:
         cosine = _unit(queries.embeddings) @ self._unit_embeddings.T
@@ -185,21 +180,63 @@ class Baselines:
         return np.array(rows, dtype=np.float64).reshape(len(rows), size)
 
 
+@dataclass(frozen=True)
+class WordVectors:
+    """TF-IDF vectors of n texts, of norm 1: counts of lower-cased words times ln((1 + n) / (1 + texts with it)) + 1."""
+
+    # the weights of scikit-learn's TfidfVectorizer, without its import, which takes most of the time of a first answer
+    vocabulary: dict[str, int]
+    idf: Float[np.ndarray, " v"]
+    owners: Int[np.ndarray, " m"]  # the text of each weight
+    words: Int[np.ndarray, " m"]  # its word
+    weights: Float[np.ndarray, " m"]
+    n: int
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "WordVectors":
+        """Count the words of a training set."""
+        vocabulary: dict[str, int] = {}
+        numbers, ends = array("q"), array("q", [0])
+        for text in texts:
+            numbers.extend(vocabulary.setdefault(word, len(vocabulary)) for word in lower_words(text))
+            ends.append(len(numbers))
+        held = np.repeat(np.arange(len(texts)), np.diff(np.asarray(ends)))
+        keys, counts = np.unique(held * max(1, len(vocabulary)) + np.asarray(numbers), return_counts=True)
+        owners, words = np.divmod(keys, max(1, len(vocabulary)))
+        holding = np.bincount(words, minlength=len(vocabulary))
+        idf = np.log((1 + len(texts)) / (1 + holding)) + 1
+        weights = counts * idf[words]
+        norms = np.sqrt(np.bincount(owners, weights=weights**2, minlength=len(texts)))
+        return cls(vocabulary, idf, owners, words, weights / norms[owners], len(texts))
+
+    def vector(self, text: str) -> dict[str, float]:
+        """Weight of each known word of a text."""
+        counts = Counter(word for word in lower_words(text) if word in self.vocabulary)
+        found = {word: count * float(self.idf[self.vocabulary[word]]) for word, count in counts.items()}
+        norm = sum(weight**2 for weight in found.values()) ** 0.5
+        return {word: weight / norm for word, weight in found.items()}
+
+    def cosines(self, text: str) -> Float[np.ndarray, " n"]:
+        """Cosine of a text with every text of the training set."""
+        asked = np.zeros(len(self.vocabulary))
+        for word, weight in self.vector(text).items():
+            asked[self.vocabulary[word]] = weight
+        return np.bincount(self.owners, weights=self.weights * asked[self.words], minlength=self.n).astype(np.float64)
+
+
 def tfidf_weights(train: Sequence[str], texts: Sequence[str]) -> list[dict[str, float]]:
     """TF-IDF weight of each word of each text, in lower case, with the idf of the training texts; texts of norm 1."""
-    vectorizer = _import("tfidf-label", "sklearn.feature_extraction.text").TfidfVectorizer(analyzer=lower_words)
-    if not texts or not any(lower_words(text) for text in train):
-        return [{} for _ in texts]
-    made, names = vectorizer.fit(train).transform(texts), vectorizer.get_feature_names_out()
-    return [{str(names[at]): float(one[0, at]) for at in one.indices} for one in map(made.getrow, range(len(texts)))]
+    made = WordVectors.of(train)
+    return [made.vector(text) for text in texts]
 
 
 def held_out_losses(
     texts: Sequence[str], labels: Int[np.ndarray, " n"], folds: int = 5, seed: int = 0
 ) -> Float[np.ndarray, " n"]:
     """Loss of each label under a logistic regression on TF-IDF that is fitted on the other folds; NaN without words."""
-    vectorizer = _import("tfidf-label", "sklearn.feature_extraction.text").TfidfVectorizer(analyzer=lower_words)
-    regression = _import("tfidf-label", "sklearn.linear_model").LogisticRegression
+    text, linear = ("sklearn.feature_extraction.text", "sklearn.linear_model")
+    vectorizer = _import("out-of-fold loss", text).TfidfVectorizer(analyzer=lower_words)
+    regression = _import("out-of-fold loss", linear).LogisticRegression
     found: _Floats = np.full(len(texts), np.nan)
     if not any(lower_words(text) for text in texts):
         return found

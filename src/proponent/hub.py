@@ -19,20 +19,22 @@ ASK_SECONDS = 10.0
 _OFF = {"", "0", "no", "off", "false"}
 
 
-def require_model(name: str) -> None:
+def require_model(name: str, option: str = "--model", otherwise: str = "train a small model") -> None:
     """Refuse a model that is neither a folder, nor in the hub's cache, nor on the hub.
 
     Args:
-        name: a folder, or the name of a model on the hub, as given with `--model`.
+        name: a folder, or the name of a model on the hub.
+        option: the option that it was given with.
+        otherwise: what happens without the option.
 
     Raises:
         InputError: if there is no such model, or if the hub cannot be reached and its cache has none.
     """
     if name in KINDS or Path(name).expanduser().is_dir():
         return
-    way = "give --model a folder with config.json and model.safetensors, or leave --model out to train a small model"
+    way = f"give {option} a folder with config.json and model.safetensors, or leave {option} out to {otherwise}"
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"--model {name}: there is no such folder: {way}")
+        raise InputError(f"{option} {name}: there is no such folder: {way}")
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
@@ -41,20 +43,20 @@ def require_model(name: str) -> None:
             return
         if os.environ.get("HF_HUB_OFFLINE", "").lower() not in _OFF:
             raise InputError(
-                f"--model {name}: no such folder, no such model in the cache, and HF_HUB_OFFLINE forbids to ask the "
+                f"{option} {name}: no such folder, no such model in the cache, and HF_HUB_OFFLINE forbids to ask the "
                 f"hub: {way}"
             )
         HfApi().model_info(name, timeout=ASK_SECONDS)
     except HFValidationError as error:
-        raise InputError(f"--model {name}: no such folder, and it is no name of a model on the hub: {way}") from error
+        raise InputError(f"{option} {name}: no such folder, and it is no name of a model on the hub: {way}") from error
     except RepositoryNotFoundError as error:
-        raise InputError(f"--model {name}: no such folder, and the hub has no such model: {way}") from error
+        raise InputError(f"{option} {name}: no such folder, and the hub has no such model: {way}") from error
     except InputError:
         raise
     except Exception as error:  # the hub's client and its transport raise errors of several kinds
         kind = type(error).__name__
         raise InputError(
-            f"--model {name}: no such folder, no such model in the cache, and the hub cannot be asked ({kind}): {way}"
+            f"{option} {name}: no such folder, no such model in the cache, and the hub cannot be asked ({kind}): {way}"
         ) from error
 
 

@@ -121,7 +121,7 @@ class _Lines:
             return
         self._spoke = now
         rate = self._done / (now - self._started)
-        left = "" if rate == 0 else f", {_duration((self._total - self._done) / rate)} left"
+        left = "" if rate == 0 else f", {duration((self._total - self._done) / rate)} left"
         share = f"{100 * self._done / self._total:.0f}%"
         self._say(f"{self._done:,} of {self._total:,} {self._unit} ({share}), {_rate(rate)}{left}")
 
@@ -130,9 +130,9 @@ class _Lines:
         if took <= QUIET_BELOW:
             return
         if finished:
-            self._say(f"{self._done:,} {self._unit} in {_duration(took)} ({_rate(self._done / took)})")
+            self._say(f"{self._done:,} {self._unit} in {duration(took)} ({_rate(self._done / took)})")
         else:
-            self._say(f"stopped at {self._done:,} of {self._total:,} {self._unit} after {_duration(took)}")
+            self._say(f"stopped at {self._done:,} of {self._total:,} {self._unit} after {duration(took)}")
 
     def _say(self, text: str) -> None:
         print(one_line(f"{self._label}: {text}"), file=self._stream, flush=True)
@@ -142,7 +142,8 @@ def _rate(speed: float) -> str:
     return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Spell a duration for people."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from proponent.actions.out_of_sample import OutOfSample, much_likelier
 from proponent.data import write_csv
 from proponent.errors import InputError
 from proponent.gradients.forms import Dense, Rows
@@ -21,7 +22,9 @@ from proponent.store import Store
 from proponent.types import CheckpointId
 from proponent.views import LabelReport, Suspect
 
-Ranking = Literal["mean-probability", "mean-loss", "last-loss", "influence", "self-influence"]
+Ranking = Literal[
+    "mean-probability", "mean-loss", "last-loss", "influence", "self-influence", "combined", "out-of-sample"
+]
 
 RANKINGS: dict[Ranking, str] = {
     "mean-probability": "mean probability of the given label over the checkpoints, lowest first",
@@ -30,7 +33,14 @@ RANKINGS: dict[Ranking, str] = {
     "influence": "sum of the scores of all other training examples on this example",
     "self-influence": "score of the example on itself",
 }
-"""Rankings of suspected label errors, in words."""
+"""Rankings of suspected label errors by an index alone, in words."""
+
+OUT_OF_SAMPLE: dict[Ranking, str] = {
+    "combined": "probability of the given label, the geometric mean of the run's mean over the checkpoints and of the "
+    "out-of-sample ones, lowest first",
+    "out-of-sample": "the same of the out-of-sample probabilities alone",
+}
+"""Rankings that also need out-of-sample probabilities."""
 
 
 def report(store: Store) -> LabelReport:
@@ -38,16 +48,31 @@ def report(store: Store) -> LabelReport:
     return label_errors(store)
 
 
-def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelReport:
-    """Rank the training examples by how suspect their labels are."""
-    # `label_score` lies in [0, 1] and low is suspect: the mean over the checkpoints of the given label's probability;
-    # for the loss rankings exp(-loss), its geometric mean; for the others the rank divided by the number of examples.
-    # `predicted_label` is the class of largest mean probability over the checkpoints. Flags follow `confident_errors`.
+def label_errors(store: Store, ranking: Ranking | None = None, out_of_sample: OutOfSample | None = None) -> LabelReport:
+    """Rank the training examples by how suspect their labels are.
+
+    Args:
+        store: an index of a classifier.
+        ranking: a ranking; None: `combined` with out-of-sample probabilities, else `mean-probability`.
+        out_of_sample: probabilities of models that have not seen the rows; flags, suggestions and confidence then come
+            from their combination with the run's own, whatever the ranking.
+
+    Returns:
+        All available rows. `label_score` lies in 0 to 1, low is suspect: the probability of the given label; for the
+        loss rankings exp(-loss), its geometric mean; for the influence ones the rank divided by the number of rows.
+
+    Raises:
+        InputError: the index has no labels, or the ranking needs out-of-sample probabilities or other scores.
+    """
+    ranking = ranking or ("mean-probability" if out_of_sample is None else "combined")
+    if ranking in OUT_OF_SAMPLE and out_of_sample is None:
+        raise InputError(
+            f"the ranking {ranking} needs out-of-sample probabilities: give --cross-validate or --probabilities FILE "
+            "(out_of_sample=)"
+        )
     names = store.plan.labels.names
-    if not names:
-        raise InputError("this index belongs to a language model, which has no labels to check")
-    judged = judge(store)
-    suspicion = _suspicion(store, ranking)
+    judged = judge(store, out_of_sample)
+    suspicion = _suspicion(store, ranking, out_of_sample)
     valid = np.flatnonzero(store.alive)
     order = valid[np.lexsort((valid, -suspicion[valid]))]
     quality = _quality(ranking, suspicion, order)
@@ -63,11 +88,12 @@ def label_errors(store: Store, ranking: Ranking = "mean-probability") -> LabelRe
             suggested_label=names[int(judged.suggested[place])] if judged.flagged[place] else None,
             label_score=float(quality[place]),
             is_label_issue=bool(judged.flagged[place]),
+            confidence=float(judged.confidence[place]),
         )
         for rank, place in enumerate(order.tolist(), 1)
     )
-    named = f"{ranking}: {RANKINGS[ranking]}"
-    notes = tuple(store.manifest.notes) + _ties(store, ranking)
+    named = f"{ranking}: {(RANKINGS | OUT_OF_SAMPLE)[ranking]}"
+    notes = tuple(store.manifest.notes) + _ties(store, ranking) + (out_of_sample.notes if out_of_sample else ())
     return LabelReport(ranking=named, n_examples=len(rows), rows=rows, n_flagged=int(judged.flagged.sum()), notes=notes)
 
 
@@ -85,23 +111,29 @@ class LabelVerdicts:
     """Verdicts on every label of a classifier's training set, as arrays in data order."""
 
     given: Int[np.ndarray, " n"]  # class numbers in the data
-    likeliest: Int[np.ndarray, " n"]  # classes of largest mean probability over the checkpoints
+    likeliest: Int[np.ndarray, " n"]  # classes of largest probability
+    confidence: Float[np.ndarray, " n"]  # their probability
     quality: Float[np.ndarray, " n"]  # mean over the checkpoints of the probability of the given label; low is suspect
     flagged: Bool[np.ndarray, " n"]  # whether the label is flagged as wrong; never for an example without a gradient
     suggested: Int[np.ndarray, " n"]  # suggested class for a flagged label; -1 for the others
 
 
-def judge(store: Store) -> LabelVerdicts:
-    """Judge every label by the stored probabilities."""
+def judge(store: Store, out_of_sample: OutOfSample | None = None) -> LabelVerdicts:
+    """Judge every label by the stored probabilities, or by their combination with out-of-sample ones."""
     if not store.plan.labels:
         raise InputError("this index belongs to a language model, which has no labels to check")
     means, given = store.features["mean_probabilities"], store.features["labels"]
     valid = np.flatnonzero(store.alive)
-    wrong, better = confident_errors(means[valid], given[valid])
+    if out_of_sample is None:
+        wrong, better = confident_errors(means[valid], given[valid])
+    else:
+        means = out_of_sample.combined(means.astype(np.float64))
+        wrong, better = much_likelier(means[valid], given[valid]), means[valid].argmax(1)
     flagged, suggested = np.zeros(store.n, dtype=np.bool_), np.full(store.n, -1)
     flagged[valid] = wrong
     suggested[valid] = np.where(wrong, better, -1)
-    return LabelVerdicts(given, means.argmax(1), np.clip(_given_probability(store), 0.0, 1.0), flagged, suggested)
+    own = np.clip(_given_probability(store), 0.0, 1.0)
+    return LabelVerdicts(given, means.argmax(1), means.max(1).astype(np.float64), own, flagged, suggested)
 
 
 def confident_errors(
@@ -134,6 +166,7 @@ def write_label_csv(report: LabelReport, path: str | Path) -> int:
         "id",
         "row",
         "text",
+        "confidence",
     )
     columns: dict[str, Sequence[object]] = {name: [getattr(one, name) for one in rows] for name in names}
     columns["suggested_label"] = [one.suggested_label or one.given_label for one in rows]
@@ -256,15 +289,25 @@ def _query_scale(store: Store, kept: Gradient, divided: Rows | None) -> Float[np
     return 1.0 / np.sqrt(np.where(squares > 0, squares, 1.0))
 
 
-def _suspicion(store: Store, ranking: Ranking) -> Float[np.ndarray, " n"]:
+def _suspicion(store: Store, ranking: Ranking, out_of_sample: OutOfSample | None) -> Float[np.ndarray, " n"]:
     """Suspicion of every label; high is suspect."""
-    losses = store.features["losses"]
+    losses, given = store.features["losses"], store.features["labels"]
+
+    def probability(*, combined: bool) -> Float[np.ndarray, " n"]:
+        assert out_of_sample is not None
+        means = store.features["mean_probabilities"].astype(np.float64)
+        found = out_of_sample.combined(means) if combined else out_of_sample.combined()
+        found = np.where(np.isfinite(found), found, means)  # a row that no fold can judge
+        return found[np.arange(len(given)), given]
+
     measures: dict[Ranking, Callable[[], Float[np.ndarray, " n"]]] = {
         "mean-probability": lambda: -_given_probability(store),
         "mean-loss": lambda: losses.mean(0),
         "last-loss": lambda: losses[-1],
         "influence": lambda: -support(store),
         "self-influence": lambda: support(store, itself=True),
+        "combined": lambda: -probability(combined=True),
+        "out-of-sample": lambda: -probability(combined=False),
     }
     return measures[ranking]()
 
@@ -278,7 +321,7 @@ def _quality(
     ranking: Ranking, suspicion: Float[np.ndarray, " n"], order: Int[np.ndarray, " m"]
 ) -> Float[np.ndarray, " n"]:
     """A label's score in [0, 1], low is suspect."""
-    if ranking == "mean-probability":
+    if ranking == "mean-probability" or ranking in OUT_OF_SAMPLE:
         return np.clip(-suspicion, 0.0, 1.0)
     if ranking.endswith("loss"):
         return np.exp(-suspicion)

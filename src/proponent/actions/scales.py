@@ -19,7 +19,7 @@ from proponent.evaluate.report import figure
 from proponent.evaluate.scales import shuffled, without_axis
 from proponent.models import Encoded, Run
 from proponent.models.counting import NOTHING, Stated
-from proponent.models.recorder import FRESH
+from proponent.models.run_record import FRESH
 from proponent.training.retraining import RetrainJob
 from proponent.types import Example
 from proponent.version import __version__

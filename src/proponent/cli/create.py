@@ -16,7 +16,9 @@ from proponent.cli.slurm import script_of
 from proponent.errors import InputError
 
 if TYPE_CHECKING:
+    from proponent.data import Examples
     from proponent.index import Index
+    from proponent.models import Run
     from proponent.training.one_by_one import OneByOne
     from proponent.training.trainer import Training
 
@@ -124,19 +126,33 @@ def train(
     for number in range(training.seed, training.seed + training.runs):
         folder = out if training.runs == 1 else out / f"seed-{number}"
         seeded = replace(settings, seed=number)
+        fit: dict[str, float | int] = {}
         if how is None:
             from proponent.training.trainer import train as run_training
 
             run = run_training(examples, folder, seeded)
+            fit = _fit(run, examples, output)
         else:
             from proponent.training.one_by_one import train_one_by_one
 
             run = train_one_by_one(examples, folder, seeded, how)
         steps = [one.step for one in run.checkpoints]
         output.show(
-            lambda at=folder, held=steps: {"run": str(at), "checkpoints": held},
+            lambda at=folder, held=steps, fit=fit: {"run": str(at), "checkpoints": held} | fit,
             lambda at=folder, held=steps: echo(f"{at}: checkpoints at steps {', '.join(map(str, held))}"),
         )
+
+
+def _fit(run: "Run", examples: "Examples", output: OutputOptions) -> dict[str, float | int]:
+    """Loss and accuracy on the training rows, shown as a hint."""
+    from proponent.training.row_fit import row_fit
+
+    found = row_fit(run, examples)
+    right = "" if found.accuracy is None else f", accuracy {found.accuracy:.3f}"
+    some = f"all {found.rows:,}" if found.rows == len(examples) else f"{found.rows:,} of {len(examples):,}"
+    output.hint(f"{run.path}: loss {found.loss:.3f}{right} on {some} training rows (not on held-out ones)")
+    made: dict[str, float | int] = {"rows": found.rows, "loss": found.loss}
+    return made if found.accuracy is None else made | {"accuracy": found.accuracy}
 
 
 def index(

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from proponent.cli.assignments import settings_in
 from proponent.cli.chat_options import AskingOptions
+from proponent.cli.console import Prompt, on_terminal, typed
 from proponent.cli.data_options import ColumnOptions, DataOptions
 from proponent.cli.options import (
     Against,
@@ -46,6 +47,12 @@ HideFunctionWords = Annotated[
 ]
 
 
+Filters = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only examples with this label or source; may be repeated."),
+]
+
+
 def explain(
     index: IndexFolder,
     together: AggregateOptions,
@@ -53,7 +60,9 @@ def explain(
     columns: ColumnOptions,
     asking: AskingOptions,
     output: OutputOptions,
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; - reads stdin.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="- reads stdin; on a terminal, none: a prompt.")
+    ] = None,
     label: Annotated[
         str | None, typer.Option(help="Class to explain, by name or number (default: the predicted one).")
     ] = None,
@@ -64,12 +73,7 @@ def explain(
     ] = None,
     k: Hits = 10,
     queries: QueryFile = None,
-    filters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--where", metavar="COLUMN=VALUE", help="Only examples with this label or source; may be repeated."
-        ),
-    ] = None,
+    filters: Filters = None,
     ids_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Only examples whose ids are listed in this file, one per line.")
     ] = None,
@@ -87,26 +91,61 @@ def explain(
     ] = None,
 ) -> None:
     """Explain an output: the training examples, and the words in them, that helped or hurt it."""
-    _refuse_several(text, queries, asking, together)
+    prompting = text is None and queries is None and asking.messages is None and on_terminal()
+    _refuse_several("" if prompting else text, queries, asking, together)
     usable(html, "--html")
     given = {"--label": label, "--pair": pair, "--target": target}
+    how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
+    options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}
+    named = {"label": label, "text_pair": pair, "target": target}
+    if prompting:
+        _refuse_beside_prompt({"--html": html, "--method": method, "--data": data, "--set": fields})
+        how |= named | {name: one for name, one in vars(asking).items() if name != "messages"}
+        _prompt(index, options, filters, ids_in(ids_file), how, output, hide=hide_function_words)
+        return
     asked = _one(text or "", given) if queries is None else _many(queries, given, columns, output)
-    how: dict[str, Any]
-    refused = {"--against": against, "--group": together.group, "--where": filters, "--run": opening.run}
-    refused |= asking.given
+    refused = asking.given | {"--against": against, "--group": together.group, "--where": filters, "--run": opening.run}
     if _replays(method, data, refused, fields):
         how = {"k": k, "baselines": baselines, "quiet": output.quiet, "say": output.hint}
         examples = columns.read(data or "", output)
         found: Iterable[Explanation] = _retraced(index, opening, examples, asked, _loop(method or "", fields), how)
     else:
-        how = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
-        options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}
-        said = None if text is None else asked[0].text
-        named = {"text": said, "label": label, "text_pair": pair, "target": target}
+        named |= {"text": None if text is None else asked[0].text}
         chat = vars(asking) | named | {"messages": asking.read()} if queries is None else {}
         found = _indexed(index, asked, options, filters, ids_in(ids_file), how, group=together.group, one=chat)
-    shown = (one.without_function_words() for one in found) if hide_function_words else found
-    _show(shown, html, output)
+    _show((one.without_function_words() for one in found) if hide_function_words else found, html, output)
+
+
+def _refuse_beside_prompt(given: Mapping[str, object]) -> None:
+    """Refuse options of one question, or of a run, beside a prompt."""
+    taken = next((name for name, said in given.items() if said), None)
+    if taken is not None:
+        raise InputError(f"{taken} is for one question: give a TEXT, or leave {taken} out to get a prompt")
+
+
+def _prompt(
+    index: Path,
+    opening: dict[str, Any],
+    filters: list[str] | None,
+    ids: list[str] | None,
+    how: dict[str, Any],
+    output: OutputOptions,
+    *,
+    hide: bool,
+) -> None:
+    """Answer what is typed, with the model loaded once."""
+    from proponent.api import open as open_index
+    from proponent.search import Where
+
+    opened = open_index(index, **opening)
+    how["where"] = Where(ids=ids, **filters_of(filters, opened.store.plan.label_names))
+    output.hint("type a text, or :help; leave with :quit or Ctrl-D")
+
+    def show(one: "Explanation") -> None:
+        _show([one.without_function_words() if hide else one], None, output)
+
+    on_stdout = sys.stdout.isatty() and not output.as_json
+    Prompt(opened, how, show, output.hint).run(typed(prompt_on_stdout=on_stdout))
 
 
 def _refuse_several(text: str | None, queries: str | None, asking: AskingOptions, together: AggregateOptions) -> None:

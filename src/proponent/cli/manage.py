@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ from proponent.cli.options import (
     ids_in,
 )
 from proponent.errors import DamagedError, InputError
+from proponent.progress import duration
 from proponent.views.inventory import print_inventory, spelled, spelled_bytes
 from proponent.views.tables import print_table
 
@@ -42,7 +44,7 @@ def plan(
 ) -> None:
     """Predict time, memory and disk of an index from a few measured batches."""
     settings = building.settings()
-    from proponent.cost import forecast
+    from proponent.cost import choices, forecast
     from proponent.index import Options, summed
     from proponent.store.inventory import forecast_figures
 
@@ -57,8 +59,18 @@ def plan(
     for note in predicted.notes:
         output.hint(note)
     title = f"{name} of {data}: {predicted.n:,} examples, {predicted.checkpoints} checkpoints"
-    rows = [(figure, spelled(figure, value)) for figure, value in forecast_figures(predicted.to_dict()).items()]
-    output.show(predicted.to_dict, lambda: print_table(Console(), title, ("what", "forecast"), rows))
+    figures = {"seconds in all": predicted.seconds, "bytes in all": float(predicted.bytes)}
+    figures |= forecast_figures(predicted.to_dict())
+    rows = [(figure, spelled(figure, value)) for figure, value in figures.items()]
+    last = max(building.chosen_steps or [one.step for one in opened.checkpoints])
+    cheaper = choices(predicted, building.rows, last)
+    lines = [
+        f"{one.name}: about {duration(one.seconds)}, {spelled_bytes(one.bytes)} ({one.options})" for one in cheaper
+    ]
+    output.show(
+        lambda: predicted.to_dict() | {"choices": [asdict(one) for one in cheaper]},
+        lambda: print_table(Console(), title, ("what", "forecast"), rows, lines),
+    )
 
 
 def verify(index: IndexFolder, output: OutputOptions) -> None:

@@ -5,6 +5,7 @@ postings in a temporary folder next to the future index. The measurements are ex
 the build. The figures hold for this machine at its current load.
 """
 
+from proponent.cost.choices import Choice, choices
 from proponent.cost.forecast import Forecast, Stage, forecast
 
-__all__ = ["Forecast", "Stage", "forecast"]
+__all__ = ["Choice", "Forecast", "Stage", "choices", "forecast"]

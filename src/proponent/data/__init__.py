@@ -8,6 +8,7 @@ from proponent.data.arrow import write_parquet
 from proponent.data.conversations import Layout, from_json, native, to_json
 from proponent.data.examples import Columns, Examples
 from proponent.data.near_columns import near_column
+from proponent.data.number_columns import NumberColumns, read_numbers
 from proponent.data.rewriting import Part, write_columns, write_parts
 from proponent.data.sources import read, read_local
 from proponent.data.spreadsheet import write_csv
@@ -20,6 +21,7 @@ __all__ = [
     "Examples",
     "How",
     "Layout",
+    "NumberColumns",
     "Part",
     "SearchResult",
     "StoredExamples",
@@ -30,6 +32,7 @@ __all__ = [
     "parquet_bytes",
     "read",
     "read_local",
+    "read_numbers",
     "spans",
     "spans_in_time",
     "to_json",

@@ -103,6 +103,11 @@ def read(
     return check(table, columns, allow_empty)
 
 
+def read_table(path: str | os.PathLike[str]) -> RawTable:
+    """Read a file as it is: its columns have no roles."""
+    return _table_of_path(path, None, None, Separated.of((), "", "auto"))
+
+
 def read_local(name: str, columns: Columns, folder: Path, **written: Any) -> Examples | None:
     """Read a data set again by the name stored with its examples; None if no local file or folder has that name."""
     found = _NAME_AND_SPLIT.fullmatch(name)

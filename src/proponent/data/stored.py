@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from proponent.data.arrow import UNREADABLE, arrow_table, fill_parquet, first_line
-from proponent.data.columns import pack_texts
+from proponent.data.columns import pack_numbers, pack_texts
 from proponent.data.door import size_of
 from proponent.data.parquet_files import ParquetColumns
 from proponent.data.untyped import compute, pa
@@ -113,7 +113,7 @@ class StoredExamples:
             at = np.flatnonzero(groups == group)
             with self._reading():
                 column = self._parts.column(name, [group])
-                yield at, column.take((numbers[at] - self._begins[group]).tolist())
+                yield at, column.take(pack_numbers(numbers[at] - self._begins[group]))
 
     def counts(self, name: str) -> dict[str, int]:
         """Count the values of a text column."""

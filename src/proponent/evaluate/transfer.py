@@ -19,7 +19,7 @@ from proponent.evaluate.lds_page import lds_page
 from proponent.evaluate.metrics import LdsInputs, lds_inputs
 from proponent.evaluate.report import figure
 from proponent.models import Run
-from proponent.models.recorder import FRESH
+from proponent.models.run_record import FRESH
 from proponent.training.loop import one_thread
 from proponent.training.retraining import RetrainJob
 from proponent.views.comparison import ComparisonReport, FigureTable

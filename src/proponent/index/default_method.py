@@ -10,7 +10,7 @@ from proponent.models import Run
 from proponent.models.checkpoints import RECORD_FILE
 from proponent.models.counting import homes, rules_of
 from proponent.models.former import recorded
-from proponent.models.recorder import drawn, started_from
+from proponent.models.run_record import drawn, started_from
 from proponent.tensors import TensorSlices
 
 BEST = "tracin-we-adam-unit"

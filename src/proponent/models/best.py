@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from proponent.errors import RunError
 from proponent.models.checkpoints import Checkpoint
-from proponent.models.recorder import run_record
 from proponent.models.run_files import DOOR, MOST_WEIGHTS, home_of, read_settings
+from proponent.models.run_record import run_record
 from proponent.models.weights import weight_files
 
 OTHERS = "; --steps chooses others"

@@ -9,9 +9,9 @@ from proponent.errors import InputError, RunError
 from proponent.foreign_files import Door
 from proponent.models import axolotl
 from proponent.models.objective import training_of
-from proponent.models.recorder import run_record
 from proponent.models.run import Run
 from proponent.models.run_files import MOST_TEXT, read_settings
+from proponent.models.run_record import run_record
 from proponent.models.trainer_notes import JUDGED
 from proponent.types import Counting
 

@@ -1,8 +1,8 @@
 """Weights of examples in the loss of a training: whether a run had them, and whether the data at hand has them."""
 
 from proponent.errors import MismatchError
-from proponent.models.recorder import run_record
 from proponent.models.run import Run
+from proponent.models.run_record import run_record
 
 
 def weight_column(run: Run) -> str | None:

@@ -14,7 +14,7 @@ from torch import nn
 from proponent.errors import DamagedError
 from proponent.models.checkpoints import Checkpoint
 from proponent.models.huggingface import ModelInfo, without_weights
-from proponent.models.recorder import run_record
+from proponent.models.run_record import run_record
 from proponent.models.trained_parts import Trained, every_parameter, word_table
 from proponent.models.weights import weight_files
 from proponent.tensors import same_bytes, stored_arrays

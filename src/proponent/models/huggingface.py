@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from proponent.errors import ProponentError, RunError, first_line
@@ -51,8 +51,6 @@ from proponent.models.weights import CONFIG_FILE, adapter_home, require_weights,
 
 __all__ = [
     "ModelInfo",
-    "Trainer",
-    "TrainerCallback",
     "first_line",
     "load_model",
     "load_tokenizer",

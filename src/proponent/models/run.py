@@ -15,7 +15,7 @@ from proponent.models.adapters import base_of
 from proponent.models.best import kept
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, members_of
 from proponent.models.encoding import Encoder
-from proponent.models.former import former_note
+from proponent.models.former import RUN_FILE, former_note
 from proponent.models.frozen import parts_of
 from proponent.models.huggingface import (
     ModelInfo,
@@ -33,8 +33,8 @@ from proponent.models.model_outputs import check_shift
 from proponent.models.one_training import check_one_training
 from proponent.models.padding import Padding
 from proponent.models.placement import Placement
-from proponent.models.recorder import RUN_FILE, unfinished_note
 from proponent.models.run_files import StoredName, reading_run
+from proponent.models.run_record import unfinished_note
 from proponent.models.shared_base import SharedBases
 from proponent.models.tasks import Task, trained_task
 from proponent.models.tokenizer_files import (

@@ -25,10 +25,11 @@ from proponent.hub import KINDS
 from proponent.models import Run
 from proponent.models.change_record import PARTS, ChangeRecorder, Changes, Kept, recorded_parameters, refuse_large
 from proponent.models.factorization import FACTS, SPECIAL, class_token, factorization
+from proponent.models.former import RUN_FILE
 from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.huggingface import transformers
 from proponent.models.placement import HERE, device_of
-from proponent.models.recorder import CHECKPOINTS, FRESH, RUN_FILE
+from proponent.models.run_record import CHECKPOINTS, FRESH
 from proponent.models.saving import save_model
 from proponent.models.scratch import name_tokenizer, wordpiece
 from proponent.training.class_names import label_names

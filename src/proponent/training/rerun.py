@@ -36,8 +36,8 @@ from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import fresh_model, starting_model, untrained_adapter
 from proponent.models.optimizer_moments import second_moments
 from proponent.models.placement import device_of, host
-from proponent.models.recorder import FRESH, drawn, run_record, spread
 from proponent.models.run_files import StoredName, read_settings, reading_run
+from proponent.models.run_record import FRESH, drawn, run_record, spread
 from proponent.models.saving import save_model
 from proponent.models.tasks.answered import has_loss
 from proponent.models.tasks.base import logits_of

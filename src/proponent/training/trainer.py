@@ -25,10 +25,11 @@ from proponent.disk import is_full, remove_all_in, remove_folder
 from proponent.errors import DiskFullError, InputError, MismatchError, MissingExtraError, first_line
 from proponent.hub import require_model
 from proponent.models import Run
-from proponent.models.huggingface import TrainerCallback, load_tokenizer, positions, transformers
+from proponent.models.huggingface import load_tokenizer, positions, transformers
 from proponent.models.huggingface import quiet as quiet_transformers
 from proponent.models.placement import Placement
-from proponent.models.recorder import CHECKPOINTS, TUNED_CHECKPOINTS, Recorder
+from proponent.models.recorder import Recorder
+from proponent.models.run_record import CHECKPOINTS, TUNED_CHECKPOINTS
 from proponent.models.scratch import byte_bpe, causal_lm, classifier, wordpiece
 from proponent.models.tasks.classification import refuse_end_token
 from proponent.progress import track
@@ -303,7 +304,7 @@ def one_device(arguments: Any) -> None:
         arguments._n_gpu = 1
 
 
-class Watch(TrainerCallback):
+class Watch(transformers.TrainerCallback):  # loaded here: it imports datasets, pandas and more
     """Progress on stderr, as everywhere else, instead of the Trainer's prints on stdout."""
 
     def __init__(self, quiet: bool) -> None:

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from proponent.errors import InputError
-from proponent.models.huggingface import Trainer
+from proponent.models.huggingface import transformers
 from proponent.models.recorder import Recorder
 
 _IGNORED = -100
 """Label of a token that does not count in the loss."""
 
 
-_Trainer: Any = Trainer
+_Trainer: Any = transformers.Trainer
 
 
 class WeightedTrainer(_Trainer):

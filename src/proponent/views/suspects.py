@@ -17,10 +17,11 @@ class Suspect:
     row: Annotated[int, "0-based row of the source"]
     text: Annotated[str, "the text"]
     given_label: Annotated[str, "class in the data"]
-    predicted_label: Annotated[str | None, "class that the model predicts"]
+    predicted_label: Annotated[str | None, "class of largest probability"]
     suggested_label: Annotated[str | None, "class to change it to; None if there is no better one"]
     label_score: Annotated[float, "quality of the label: low is suspect"]
     is_label_issue: Annotated[bool, "whether the label is flagged as wrong"]
+    confidence: Annotated[float | None, "probability of the predicted class; None if unknown"] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
