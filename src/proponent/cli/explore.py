@@ -16,6 +16,7 @@ from proponent.cli.options import (
     IndexOptions,
     OpenOptions,
     OutputOptions,
+    TestFile,
     usable,
 )
 from proponent.errors import InputError
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 def serve(
     indexes: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Folders of indexes.")],
     opening: IndexOptions,
+    columns: ColumnOptions,
     output: OutputOptions,
+    test: TestFile = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port.")] = 7860,
     host: Annotated[
         str, typer.Option(help="Address to bind; another one than localhost can be reached from other machines.")
@@ -41,6 +44,9 @@ def serve(
     """Open the explorer in a browser: explain, browse, compare, decide. Local only; stop with Ctrl-C."""
     from proponent.web.serving import serve as run_server
 
+    if test is None:
+        columns.refuse("--test FILE")
+    tests = [] if test is None else [columns.read_test_set(test, output)]
     options = vars(opening) | {"run": None if opening.run is None else str(opening.run)}
 
     def say(address: str) -> None:
@@ -49,7 +55,7 @@ def serve(
         if not no_token:
             output.hint("the token in it lets in whoever has it, until this command ends: share it with care")
 
-    run_server(indexes, host=host, port=port, options=options, login=not no_token, say=say)
+    run_server(indexes, host=host, port=port, options=options, login=not no_token, tests=tests, say=say)
 
 
 def report(

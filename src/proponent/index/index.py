@@ -15,10 +15,10 @@ from proponent.index.baseline_scores import BaselineScores
 from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
 from proponent.index.loading import LoadedRun
-from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
+from proponent.index.predicting import Predicting
+from proponent.index.queries import QueryBatch, check_against, check_queries
 from proponent.index.query_input import AnyAnswer, AnyLabel, Labels, Queries, Query, queries_of
 from proponent.index.scorers import scorer_of
-from proponent.index.store_facts import StoreFacts
 from proponent.models import Run
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.scorer import TopKBothEnds
@@ -28,7 +28,7 @@ from proponent.types import Example
 from proponent.views import Explanation
 
 
-class Index(StoreFacts):
+class Index(Predicting):
     """A finished index: open it and explain outputs with it.
 
     Args:
@@ -302,29 +302,6 @@ class Index(StoreFacts):
         (asked,) = queries_of([query])
         both = self._grouping.compared(self._ask([asked, other_answer(asked, against_target)], None))
         return self._scorer.scores(both, [0])[0]
-
-    def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
-        """Predict the class of some texts at the last checkpoint of the index.
-
-        Args:
-            texts: the texts, see `explain_many`.
-            text_pairs: second texts of pairs.
-
-        Returns:
-            Class names.
-
-        Raises:
-            InputError: the run is a language model, a text is empty, or lists of different lengths.
-        """
-        names = self.run.task.labels.names
-        if not names:
-            raise InputError("this run is a language model: it predicts no classes")
-        queries = [replace(one, label=None) for one in queries_of(texts, text_pairs=text_pairs)]
-        check_queries(queries)
-        encoded = self._loaded.encoder.encode(queries) if queries else []
-        last, size = self._loaded.at(self.store.plan.checkpoints[-1].id), self.store.plan.source.batch_size
-        _, predicted, _ = labels_of(last, queries, encoded, size)
-        return [names[number] for number in predicted]
 
     def _contrast(
         self, query: Example, other: str, notes: Sequence[str], *, k: int, baselines: bool, where: Where

@@ -97,6 +97,11 @@ class Questions:
         self._read = lru_cache(HELD)(self._from_file)
         self._unkept: dict[Question, StoredAnswer] = {}
 
+    @property
+    def root(self) -> str:
+        """Merkle root of the index."""
+        return self._root
+
     def identity(self, question: Question) -> str:
         """Name a question."""
         spelled = json.dumps([self._root, question.plain], sort_keys=True)
