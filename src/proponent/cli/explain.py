@@ -31,6 +31,7 @@ from proponent.cli.options import (
     ids_in,
     usable,
 )
+from proponent.cli.test_set import TestSetOptions, report_test_set
 from proponent.errors import InputError
 from proponent.method import Loop
 
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
     from proponent.views import Explanation
 
 
+Filters = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only examples with this label or source; may be repeated."),
+]
+IdsFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Only examples whose ids are listed in this file, one per line.")
+]
 HideFunctionWords = Annotated[
     bool,
     typer.Option("--hide-function-words", help="Name no function words (English) and no punctuation; only count them."),
@@ -52,6 +60,7 @@ def explain(
     opening: OpenOptions,
     columns: ColumnOptions,
     asking: AskingOptions,
+    tested: TestSetOptions,
     output: OutputOptions,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; - reads stdin.")] = None,
     label: Annotated[
@@ -64,15 +73,8 @@ def explain(
     ] = None,
     k: Hits = 10,
     queries: QueryFile = None,
-    filters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--where", metavar="COLUMN=VALUE", help="Only examples with this label or source; may be repeated."
-        ),
-    ] = None,
-    ids_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Only examples whose ids are listed in this file, one per line.")
-    ] = None,
+    filters: Filters = None,
+    ids_file: IdsFile = None,
     baselines: Baselines = True,
     hide_function_words: HideFunctionWords = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
@@ -87,8 +89,14 @@ def explain(
     ] = None,
 ) -> None:
     """Explain an output: the training examples, and the words in them, that helped or hurt it."""
-    _refuse_several(text, queries, asking, together)
     usable(html, "--html")
+    if tested.test is not None:
+        other = {"TEXT": text, "--queries": queries, "--label": label, "--pair": pair, "--target": target}
+        other |= {"--against": against, "--group": together.group, "--where": filters, "--ids-file": ids_file}
+        tested.refuse_other(other | {"--method": method, "--data": data, "--set": fields} | asking.given)
+        report_test_set(index, tested, opening, columns, output, k, html)
+        return
+    _refuse_several(text, queries, asking, together)
     given = {"--label": label, "--pair": pair, "--target": target}
     asked = _one(text or "", given) if queries is None else _many(queries, given, columns, output)
     how: dict[str, Any]

@@ -12,6 +12,7 @@ from proponent import words as splitter
 from proponent.errors import InputError, MismatchError
 from proponent.index.asking import as_asked, asked_query, other_answer, question_of, refuse_unanswered
 from proponent.index.baseline_scores import BaselineScores
+from proponent.index.error_hits import report_errors
 from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
 from proponent.index.loading import LoadedRun
@@ -25,7 +26,7 @@ from proponent.scorer import TopKBothEnds
 from proponent.search import ANY, How, KernelName, Where
 from proponent.store import Store
 from proponent.types import Example
-from proponent.views import Explanation
+from proponent.views import ErrorReport, Explanation
 
 
 class Index(Predicting):
@@ -235,6 +236,41 @@ class Index(Predicting):
         """
         rule, batch = Aggregate.of(aggregate), self._ask(queries_of(queries), against)
         return self._grouping.scores(batch, self._grouping.rows(batch, range(len(batch.queries)), rule), rule)[0]
+
+    def explain_errors(self, rows: Queries, *, k: int = 10, most: int = 500) -> ErrorReport:
+        """Explain what the wrong predictions of a test set have in common.
+
+        Each wrong prediction is explained as `explain` does with the predicted class against the true one (with the
+        predicted class alone, where the method compares no classes).
+
+        Args:
+            rows: texts with their true classes as labels, see `explain_many`; those without a class are not judged.
+            k: number of proponents of each wrong prediction that count.
+            most: maximum number of wrong predictions that are explained; of more, these are evenly spread.
+
+        Returns:
+            Training examples and words that recur, and sums of the scores of all training examples by column, in the
+            unit of the score.
+
+        Raises:
+            InputError: the run is no classifier, or a text is empty.
+        """
+        return report_errors(self, queries_of(rows), k, most)
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether a class can be compared with a second one."""
+        return self._scorer.contrasts
+
+    def explain_with_scores(
+        self, queries: Queries, against: AnyLabel | None, k: int
+    ) -> Iterator[tuple[Explanation, Float[np.ndarray, " n"]]]:
+        """Explain some queries without baselines; with each explanation, the scores of all training examples."""
+        batch = self._ask(queries_of(queries), against, k)
+        for rows in blocks(len(batch.queries)):
+            ranked = zip(rows, self._scorer.top(batch, rows, k, ANY), self._scorer.scores(batch, rows), strict=True)
+            for row, one, scores in ranked:
+                yield self._answers.answer(batch, row, one, k, baselines=False, where=ANY), scores
 
     def top(
         self,

@@ -1,6 +1,6 @@
 """What the model of an index predicts, at the last checkpoint of the index."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,16 +9,29 @@ from jaxtyping import Float
 from proponent.errors import InputError
 from proponent.index.loading import LoadedRun
 from proponent.index.queries import check_queries, labels_of
-from proponent.index.query_input import Queries, queries_of
+from proponent.index.query_input import AnyLabel, Queries, queries_of
 from proponent.index.store_facts import StoreFacts
+from proponent.views import Explanation
 
 NOT_A_CLASSIFIER = "this run is a language model: it predicts no classes"
 
 
 class Predicting(StoreFacts):
-    """Predictions of classes; `_loaded` is set by the class that opens the index."""
+    """Predictions of classes; `_loaded` and `say` are set by the class that opens the index."""
 
     _loaded: LoadedRun
+    say: Callable[[str], None]
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether a class can be compared with a second one."""
+        raise NotImplementedError
+
+    def explain_with_scores(
+        self, queries: Queries, against: AnyLabel | None, k: int
+    ) -> Iterator[tuple[Explanation, Float[np.ndarray, " n"]]]:
+        """Explain some queries without baselines; with each explanation, the scores of all training examples."""
+        raise NotImplementedError
 
     def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
         """Predict the class of some texts at the last checkpoint of the index.

@@ -26,6 +26,7 @@ from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
 from proponent.web.pages import ask, index
 from proponent.web.pages.comparison import compare_screen
+from proponent.web.pages.errors import errors_screen
 from proponent.web.pages.example import example_screen
 from proponent.web.pages.groups import group_screen
 from proponent.web.pages.home import home_screen
@@ -34,6 +35,7 @@ from proponent.web.pages.table import table_screen
 from proponent.web.safety import URL_BYTES
 from proponent.web.slots import BusyError
 from proponent.web.states import (
+    ErrorsState,
     ExampleState,
     JobState,
     ListedState,
@@ -42,7 +44,7 @@ from proponent.web.states import (
     QuestionState,
     TableState,
 )
-from proponent.web.test_set_requests import asked_row, start_predicting, take_file
+from proponent.web.test_set_requests import asked_row, start_explaining, start_predicting, take_file
 from proponent.web.test_sets import OpenTestSet, OpenTestSets
 
 S = TypeVar("S", bound=PageState)
@@ -86,6 +88,9 @@ class Explorer:
             "/job": self._job,
             "/table": self._screen(TableState, table_screen),
             "/example": self._screen(ListedState, example_screen),
+            "/errors": self._screen(
+                ErrorsState, lambda shown, state: errors_screen(self.test_sets, self.asker, shown, state)
+            ),
             "/compare": self._screen(QuestionState, lambda _, state: compare_screen(indexes, state, self.asker)),
             "/groups": self._screen(QuestionState, lambda shown, state: group_screen(indexes, shown, state)),
             "/asked": self._screen(ExampleState, lambda shown, _: ask.asked_screen(shown)),
@@ -102,6 +107,7 @@ class Explorer:
             "/upload": self._upload,
             "/predict": self._predict,
             "/why": self._why,
+            "/errors": self._explain_errors,
             "/decide": self._decide,
             "/undo": self._undo,
             "/cancel": self._cancel,
@@ -187,6 +193,14 @@ class Explorer:
             raise InputError("there is no test set: choose a file first")
         start_predicting(self.test_sets, self.asker, shown, test_set, again=fields.get("again") == "yes")
         return _see(PredictedState(index=shown.name, set=test_set.id).url("/test"))
+
+    def _explain_errors(self, request: WebRequest) -> Response:
+        """Begin to explain the wrong predictions of a test set."""
+        fields = dict(_form(request))
+        shown = self.open_indexes.get(fields.get("in", ""))
+        test_set = self.test_sets.get(fields.get("set", ""))
+        start_explaining(self.test_sets, self.asker, shown, test_set)
+        return _see(ErrorsState(index=shown.name, set=fields.get("set", "")).url("/errors"))
 
     def _why(self, request: WebRequest) -> Response:
         """Ask why a row of a test set is predicted as it is, and not as its label says."""

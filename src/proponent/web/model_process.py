@@ -61,6 +61,8 @@ def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: 
     index.say = partial(_stage, tell)
     if "rows" in asked:
         tell(_predicted(index, asked["rows"]))
+    elif "errors" in asked:
+        tell(_behind_errors(index, asked["errors"], asked["k"]))
     else:
         tell(_explained(index, columns, asked["question"], tell))
 
@@ -110,6 +112,30 @@ def _predicted(index: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "predicted": [int(one.argmax()) for one in chosen],
         "chances": [round(float(one.max()), 6) for one in chosen],
     }
+
+
+def _behind_errors(index: Any, rows: list[dict[str, Any]], k: int) -> dict[str, Any]:
+    """Proponents and words of some wrong predictions, and sums over all training examples."""
+    from proponent.index.error_hits import GroupTotals, WrongPrediction, explained_errors
+    from proponent.types import Example
+
+    wrong = [
+        WrongPrediction(
+            one["number"],
+            Example(str(one["number"]), one["number"], one["text"], one["classes"][0], one["text_pair"]),
+            one["classes"][1],
+        )
+        for one in rows
+    ]
+    totals, hits = GroupTotals(index), list[Any]()
+    for one, _, scores in explained_errors(index, wrong, k):
+        totals.add(scores)
+        hits.append([one.number, one.given, one.predicted, one.hits, one.words])
+    sums = {
+        column: [[one.name, one.n, one.proponents, one.opponents] for one in some]
+        for column, some in totals.sums.items()
+    }
+    return {"hits": hits, "sums": sums}
 
 
 def _stage(tell: Tell, stage: str) -> None:

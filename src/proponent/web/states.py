@@ -323,6 +323,14 @@ class PredictedState(PageState):
 
 
 @dataclass(frozen=True)
+class ErrorsState(PageState):
+    """What is behind the wrong predictions of a test set."""
+
+    index: Name = ""
+    set: Name = ""
+
+
+@dataclass(frozen=True)
 class JobState(ExampleState):
     """A question in progress, and the page that shows its answer."""
 

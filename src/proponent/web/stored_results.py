@@ -52,6 +52,11 @@ class StoredResult(Generic[Result]):
                 self._seen, self._value = (found.st_size, found.st_mtime_ns), self._from_file()
             return self._value
 
+    def forget(self) -> None:
+        """Show it no more: it is computed again, and replaced then."""
+        with self._lock:
+            self._value, self.own, self.unkept = None, True, ""
+
     def put(self, content: Mapping[str, Any]) -> None:
         """Store it; where that is impossible it stays in memory."""
         with self._lock:

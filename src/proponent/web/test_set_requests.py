@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from proponent.errors import InputError
 from proponent.plain_text import visible
+from proponent.web.error_tasks import ErrorsTask, stored_errors
 from proponent.web.model_worker import ModelWorker
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.predictions import question_of
@@ -47,6 +48,20 @@ def start_predicting(
     judged = test_sets.judged(shown, test_set)
     if judged.predictions is None or again:
         asker.work(PredictTask(judged), shown.source, "predicting")
+
+
+def start_explaining(
+    test_sets: OpenTestSets, asker: ModelWorker, shown: OpenIndex, test_set: OpenTestSet | None
+) -> None:
+    """Explain the wrong predictions of a test set in the process with the model."""
+    judged = None if test_set is None or not shown.classifier else test_sets.judged(shown, test_set)
+    found = None if judged is None else judged.predictions
+    if judged is None or found is None:
+        raise InputError("this test set is not predicted yet: predict it first")
+    if not found.wrong.any():
+        raise InputError("no prediction of this test set is wrong: there is nothing to explain")
+    stored_errors(judged).forget()
+    asker.work(ErrorsTask(judged, found), shown.source, "explaining")
 
 
 def asked_row(test_sets: OpenTestSets, shown: OpenIndex, fields: Mapping[str, str]) -> Question:

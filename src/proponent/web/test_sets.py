@@ -1,10 +1,10 @@
 """Test sets: held in memory while the explorer runs; what the model predicts for them is stored next to the index."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -17,6 +17,8 @@ from proponent.web.jobs import RowsTask
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.stored_results import StoredResult
 from proponent.web.table import Once
+
+Result = TypeVar("Result")
 
 MOST_ROWS = 200_000
 """Maximum rows of a test set."""
@@ -160,8 +162,18 @@ class JudgedTestSet:
 
     def __init__(self, shown: OpenIndex, test_set: OpenTestSet) -> None:
         self.shown, self.test_set, self.lock = shown, test_set, RLock()
-        kept = shown.questions
-        self.stored = StoredResult(kept.folder, kept.root, "predictions", test_set.id, self._read)
+        self._results: dict[str, StoredResult[Any]] = {}
+        self.stored = self.result("predictions", test_set.id, self._read)
+
+    def result(
+        self, kind: str, identity: str, read_content: Callable[[Mapping[str, Any]], Result]
+    ) -> StoredResult[Result]:
+        """Where a result about the test set is stored; always the same object, which remembers what it read."""
+        with self.lock:
+            kept = self.shown.questions
+            if kind not in self._results:
+                self._results[kind] = StoredResult(kept.folder, kept.root, kind, identity, read_content)
+            return self._results[kind]
 
     @property
     def classes(self) -> Labels:

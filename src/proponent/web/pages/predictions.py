@@ -14,7 +14,7 @@ from proponent.web.jobs import RowsJob
 from proponent.web.model_worker import ModelWorker
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.confusion import MOST_CLASSES, Cell, largest, matrix
-from proponent.web.states import LONGEST_TEXT, SIZES, PredictedState, Question
+from proponent.web.states import LONGEST_TEXT, SIZES, ErrorsState, PredictedState, Question
 from proponent.web.test_sets import (
     MOST_ROWS,
     NOT_A_CLASSIFIER,
@@ -233,6 +233,7 @@ def _judged(
             predicted_row(judged, found, number, start + at + 1)
             for at, number in enumerate(places[start:][: state.size].tolist())
         ),
+        errors=_behind(state) if found.wrong.any() else None,
         contrasts=judged.shown.contrasts,
         matching=len(places),
         first=start + 1,
@@ -249,6 +250,11 @@ def _judged(
         pages=pages,
         sizes=tuple(Link(str(one), state.rows(size=one, page=1), one == state.size) for one in SIZES),
     )
+
+
+def _behind(state: PredictedState) -> Link:
+    url = ErrorsState(index=state.index, set=state.set).url("/errors")
+    return Link("Which training examples are behind the wrong predictions?", url)
 
 
 def selected(judged: JudgedTestSet, found: Predictions, state: PredictedState) -> Int[np.ndarray, " m"]:
