@@ -1,5 +1,6 @@
 """Commands that show an index and apply decisions: the explorer, the report, the corrected data set."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,9 +21,11 @@ from proponent.cli.options import (
     usable,
 )
 from proponent.errors import InputError
+from proponent.suggest import nearest
 
 if TYPE_CHECKING:
     from proponent.actions.decisions import Decisions
+    from proponent.data import Examples
     from proponent.store import Store
 
 
@@ -72,6 +75,10 @@ def report(
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Where do these outputs come from?",
     baselines: Baselines = True,
     hide_function_words: HideFunctionWords = False,
+    truth_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of the true classes: shown, and what recurs behind wrong ones."),
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page with explanations of all queries in a file."""
     usable(out, "--out")
@@ -79,18 +86,29 @@ def report(
     from proponent.progress import track
     from proponent.views import Report
 
+    if truth_column is not None and truth_column == columns.label_column:
+        columns = replace(columns, label_column="")  # the predicted class is explained, not the true one
     asked = columns.read(queries, output)
+    truths = None if truth_column is None else truths_of(asked, truth_column)
     opened = open_index(index, **vars(opening))
     answered = opened.explain_many(asked, against=against, k=k, baselines=baselines)
     answers = tuple(track(answered, total=len(asked), label="explaining", unit="queries", quiet=output.quiet))
     if hide_function_words:
         answers = tuple(one.without_function_words() for one in answers)
-    Report(title=title, answers=answers, index=index.name).save(out)
+    Report(title=title, answers=answers, index=index.name, truths=truths).save(out)
     size = out.stat().st_size
     output.show(
         lambda: {"out": str(out), "answers": len(answers), "bytes": size},
         lambda: echo(f"{out}: {len(answers):,} explanations, {size / 1e6:.1f} MB"),
     )
+
+
+def truths_of(rows: "Examples", column: str) -> tuple[str | None, ...]:
+    """The true classes in a column of the queries."""
+    if column not in rows.column_names:
+        names = rows.column_names
+        raise InputError(f"--truth-column: no column {column!r}{nearest(column, names)}; columns: {', '.join(names)}")
+    return tuple(None if one is None or one == "" else str(one) for one in rows.column(column))
 
 
 def apply(

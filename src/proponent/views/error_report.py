@@ -160,7 +160,11 @@ def error_report(
     examples = _examples(found, described)
     chosen = {one.id for one in examples}
     skipped = counts.wrong - len(found)
-    left = [f"{len(found):,} of {counts.wrong:,} wrong predictions were explained, evenly spread"] if skipped else []
+    left = (
+        [f"{len(found):,} of {counts.wrong:,} wrong predictions were explained, each for its predicted class"]
+        if skipped
+        else []
+    )
     return ErrorReport(
         method=counts.method,
         rows=counts.rows,
