@@ -701,7 +701,7 @@ CONTEXTS = [
 
 
 def test_every_field_of_a_screen_has_a_help_text() -> None:
-    screens = [kind for kind in CONTEXTS if hasattr(kind, "__slots__") or kind is questions.GroupScores]
+    screens = [questions.GroupScores, *(kind for kind in CONTEXTS if hasattr(kind, "__slots__"))]
     assert sum(issubclass(kind, Screen) for kind in screens) == 15
     hints = {kind: get_type_hints(kind, include_extras=True) for kind in screens}
     assert [(kind, one.name) for kind in screens for one in fields(kind)
@@ -710,8 +710,8 @@ def test_every_field_of_a_screen_has_a_help_text() -> None:
 
 @pytest.mark.parametrize("path", EXPLORER, ids=lambda path: path.name)
 def test_a_template_reads_what_the_contexts_have(path: Path) -> None:
-    kinds = [*CONTEXTS, Change, frames.AnswerLinks, frames.Link, Explanation, QuestionState, TableState,
-             text_marks.Piece, text_marks.TextSegment, turns.TurnView]  # fmt: skip
+    kinds = [*CONTEXTS, Change, questions.GroupScores, frames.AnswerLinks, frames.Link, Explanation, QuestionState,
+             TableState, text_marks.Piece, text_marks.TextSegment, turns.TurnView]  # fmt: skip
     known = {name for kind in kinds for name in (*dir(kind), *(one.name for one in fields(kind)))}
     read = {node.attr for node in environment().parse(path.read_text(encoding="utf-8")).find_all(nodes.Getattr)}
     assert read - known <= {"index", "index0", "first", "last", "split"}
