@@ -33,15 +33,17 @@ class Report(Page):
         asked = [one.query for one in self.answers if one.query.label is not None]
         return sum(one.predicted != one.label for one in asked)
 
-    def truth(self, number: int) -> str | None:
-        """True class of a question; None if it is not known, or no class of the model."""
-        said = None if self.truths is None else self.truths[number]
-        return said if said in (self.answers[number].query.probabilities or {}) else None
+    @property
+    def true_classes(self) -> tuple[str | None, ...]:
+        """True class of each question; None if it is not known, or no class of the model."""
+        given = self.truths or (None,) * len(self.answers)
+        known = [one.query.probabilities or {} for one in self.answers]
+        return tuple(said if said in some else None for said, some in zip(given, known, strict=True))
 
     @property
     def errors(self) -> ErrorReport | None:
         """What recurs behind the wrong predictions; None without true classes, or if none is wrong."""
-        known = [(at, said) for at in range(len(self.answers)) if (said := self.truth(at)) is not None]
+        known = [(at, said) for at, said in enumerate(self.true_classes) if said is not None]
         wrong = [(at, said) for at, said in known if self.answers[at].query.predicted != said]
         if not wrong:
             return None
