@@ -131,12 +131,12 @@ class ErrorReport(Page):
 class ErrorCounts:
     """The facts of a test set that a report states."""
 
-    method: str
-    rows: int
-    judged: int
-    wrong: int
-    k: int
-    notes: tuple[str, ...] = ()
+    method: Annotated[str, "name of the method"]
+    rows: Annotated[int, "rows of the test set"]
+    judged: Annotated[int, "rows with a true class"]
+    wrong: Annotated[int, "wrong predictions"]
+    k: Annotated[int, "proponents of each that count"]
+    notes: Annotated[tuple[str, ...], "what a reader must know"] = ()
 
 
 Described = Callable[[str], RecurringExample]
