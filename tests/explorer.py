@@ -26,6 +26,18 @@ IDLE: list[Child] = []
 OWN = {"origin": f"http://{HOST}", "sec-fetch-site": "same-origin"}
 
 
+BOUNDARY = "----of-a-form"
+
+
+def form_with_file(fields: Mapping[str, str], name: str, content: bytes) -> bytes:
+    """A form as browsers send it: its fields, then its file."""
+    parts = [f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{one}"\r\n\r\n{value}\r\n'
+             for one, value in fields.items()]  # fmt: skip
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+    head += "Content-Type: application/octet-stream\r\n\r\n"
+    return "".join([*parts, head]).encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
 @dataclass(frozen=True)
 class Reply:
     """What came back."""
@@ -77,6 +89,26 @@ class Browser:
         body = urlencode(filled, doseq=True).encode()
         length = {"content-length": str(len(body))}
         return self.send("POST", url, {"host": HOST, **OWN, **kind, **length, **(headers or {})}, [body])
+
+    def upload(
+        self, content: bytes, name: str = "test.csv", fields: Mapping[str, str] | None = None, **how: Any
+    ) -> Reply:
+        """The form of a test set, with its file."""
+        body = form_with_file({"token": self.token, "in": "", **(fields or {})}, name, content)
+        kind = {"content-type": f"multipart/form-data; boundary={BOUNDARY}", "content-length": str(len(body))}
+        headers = {"host": HOST, **OWN, **kind, **how.pop("headers", {})}
+        return self.send(
+            "POST", "/upload", headers, [body[at : at + 65_536] for at in range(0, len(body), 65_536)], **how
+        )
+
+    def finished(self, url: str, seconds: float = 120.0) -> Reply:
+        """Wait until a page no longer shows progress."""
+        until = time.monotonic() + seconds
+        reply = self.get(url)
+        while 'hx-trigger="every' in reply.text and time.monotonic() < until:
+            time.sleep(0.1)
+            reply = self.get(url)
+        return reply
 
     def send(self, method: str, url: str, headers: Any, parts: Sequence[bytes] = (b"",), wait: float = 0.0) -> Reply:
         """Any request of a visitor who is let in, unless a cookie is given; headers as a mapping or as pairs."""

@@ -35,6 +35,7 @@ from proponent.views import (
     acting,
     bias,
     comparison,
+    error_report,
     evaluation,
     explanation,
     facts,
@@ -45,6 +46,7 @@ from proponent.views import (
     page,
     plot,
     poison,
+    prediction_report,
     reports,
     row_suspects,
     suspects,
@@ -74,7 +76,7 @@ PAGES: list[Page] = [
 ]
 MODULES = (
     *(acting, bias, comparison, explanation, evaluation, frames, page, plot, poison, reports),
-    *(row_suspects, text_marks, suspects, hit, hits, word_pair, overlap, facts),
+    *(row_suspects, text_marks, suspects, hit, hits, word_pair, overlap, facts, error_report, prediction_report),
 )
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
 SOURCES = Path(page.__file__).parent
@@ -97,7 +99,7 @@ def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(explanation) == undocumented(suspects) == undocumented(evaluation) == undocumented(bias) == []
     assert undocumented(acting) == undocumented(row_suspects) == undocumented(comparison) == undocumented(plot) == []
     assert undocumented(frames) == []
-    assert undocumented(reports) == []
+    assert undocumented(reports) == undocumented(prediction_report) == []
     assert undocumented(page) == []
     for kind in (text_marks.Piece, text_marks.TextSegment):
         assert all(f"    {item.name}: " in (kind.__doc__ or "") for item in fields(kind))

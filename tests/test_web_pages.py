@@ -29,7 +29,7 @@ from proponent.views import Explanation, frames, text_marks, turns
 from proponent.views.frames import Screen
 from proponent.views.page import TEMPLATES, environment
 from proponent.web import downloads, exports, layout, questions
-from proponent.web.pages import ask, comparison, example, groups, pick
+from proponent.web.pages import ask, comparison, confusion, errors, example, groups, home, pick, predictions
 from proponent.web.pages import index as index_pages
 from proponent.web.pages import table as table_pages
 from proponent.web.questions import Questions
@@ -688,17 +688,21 @@ def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
     assert not re.search(r"\|\s*safe|Markup|autoescape|innerHTML", source.replace('hx-swap="innerHTML', ""))
 
 
+MODULES = (
+    layout, ask, comparison, confusion, errors, example, groups, home, index_pages, pick, predictions, questions,
+    table_pages,
+)  # fmt: skip
 CONTEXTS = [
     kind
-    for module in (layout, ask, comparison, example, groups, index_pages, pick, table_pages, questions)
+    for module in MODULES
     for kind in vars(module).values()
     if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module.__name__
 ]
 
 
 def test_every_field_of_a_screen_has_a_help_text() -> None:
-    screens = [kind for kind in CONTEXTS if hasattr(kind, "__slots__") or kind is questions.GroupScores]
-    assert sum(issubclass(kind, Screen) for kind in screens) == 12
+    screens = [questions.GroupScores, *(kind for kind in CONTEXTS if hasattr(kind, "__slots__"))]
+    assert sum(issubclass(kind, Screen) for kind in screens) == 15
     hints = {kind: get_type_hints(kind, include_extras=True) for kind in screens}
     assert [(kind, one.name) for kind in screens for one in fields(kind)
             if not any(getattr(hints[kind][one.name], "__metadata__", ()))] == []  # fmt: skip
@@ -706,8 +710,8 @@ def test_every_field_of_a_screen_has_a_help_text() -> None:
 
 @pytest.mark.parametrize("path", EXPLORER, ids=lambda path: path.name)
 def test_a_template_reads_what_the_contexts_have(path: Path) -> None:
-    kinds = [*CONTEXTS, Change, frames.AnswerLinks, frames.Link, Explanation, QuestionState, TableState,
-             text_marks.Piece, text_marks.TextSegment, turns.TurnView]  # fmt: skip
+    kinds = [*CONTEXTS, Change, questions.GroupScores, frames.AnswerLinks, frames.Link, Explanation, QuestionState,
+             TableState, text_marks.Piece, text_marks.TextSegment, turns.TurnView]  # fmt: skip
     known = {name for kind in kinds for name in (*dir(kind), *(one.name for one in fields(kind)))}
     read = {node.attr for node in environment().parse(path.read_text(encoding="utf-8")).find_all(nodes.Getattr)}
     assert read - known <= {"index", "index0", "first", "last", "split"}

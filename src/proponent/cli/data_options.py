@@ -1,11 +1,12 @@
 """Options that say how data is read."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from proponent.cli.options import OutputOptions, listed
+from proponent.errors import InputError
 
 if TYPE_CHECKING:
     from proponent.data import Columns, Examples
@@ -66,6 +67,16 @@ class ColumnOptions:
     def read_queries(self, data: str, out: OutputOptions) -> "Examples":
         """Read a second file with the same columns, no splits and no weights."""
         return replace(self, weight_column="")._read(data, out)
+
+    def read_test_set(self, data: str, out: OutputOptions) -> "Examples":
+        """Read a test set, perhaps a split, without weights."""
+        return replace(self, weight_column="")._read(data, out, split=self.split)
+
+    def refuse(self, wanted: str) -> None:
+        """Refuse options about the columns of a file that is not given."""
+        given = next((one.name for one in fields(self) if getattr(self, one.name) != one.default), None)
+        if given is not None:
+            raise InputError(f"--{given.replace('_', '-')} is for {wanted}: give that, or leave the option out")
 
     def _read(self, data: str, out: OutputOptions, **how: Any) -> "Examples":
         from proponent.data import read

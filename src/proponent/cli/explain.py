@@ -32,6 +32,7 @@ from proponent.cli.options import (
     ids_in,
     usable,
 )
+from proponent.cli.test_set import TestSetOptions, report_test_set
 from proponent.errors import InputError
 from proponent.method import Loop
 
@@ -41,6 +42,13 @@ if TYPE_CHECKING:
     from proponent.views import Explanation
 
 
+Filters = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only examples with this label or source; may be repeated."),
+]
+IdsFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Only examples whose ids are listed in this file, one per line.")
+]
 HideFunctionWords = Annotated[
     bool,
     typer.Option("--hide-function-words", help="Name no function words (English) and no punctuation; only count them."),
@@ -59,6 +67,7 @@ def explain(
     opening: OpenOptions,
     columns: ColumnOptions,
     asking: AskingOptions,
+    tested: TestSetOptions,
     output: OutputOptions,
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="- reads stdin; on a terminal, none: a prompt.")
@@ -74,9 +83,7 @@ def explain(
     k: Hits = 10,
     queries: QueryFile = None,
     filters: Filters = None,
-    ids_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Only examples whose ids are listed in this file, one per line.")
-    ] = None,
+    ids_file: IdsFile = None,
     baselines: Baselines = True,
     hide_function_words: HideFunctionWords = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
@@ -91,9 +98,15 @@ def explain(
     ] = None,
 ) -> None:
     """Explain an output: the training examples, and the words in them, that helped or hurt it."""
+    usable(html, "--html")
+    if tested.test is not None:
+        other = {"TEXT": text, "--queries": queries, "--label": label, "--pair": pair, "--target": target}
+        other |= {"--against": against, "--group": together.group, "--where": filters, "--ids-file": ids_file}
+        tested.refuse_other(other | {"--method": method, "--data": data, "--set": fields} | asking.given)
+        report_test_set(index, tested, opening, columns, output, k, html)
+        return
     prompting = text is None and queries is None and asking.messages is None and on_terminal()
     _refuse_several("" if prompting else text, queries, asking, together)
-    usable(html, "--html")
     given = {"--label": label, "--pair": pair, "--target": target}
     how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
     options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}

@@ -1,5 +1,6 @@
 """Commands that show an index and apply decisions: the explorer, the report, the corrected data set."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,19 +17,24 @@ from proponent.cli.options import (
     IndexOptions,
     OpenOptions,
     OutputOptions,
+    TestFile,
     usable,
 )
 from proponent.errors import InputError
+from proponent.suggest import nearest
 
 if TYPE_CHECKING:
     from proponent.actions.decisions import Decisions
+    from proponent.data import Examples
     from proponent.store import Store
 
 
 def serve(
     indexes: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Folders of indexes.")],
     opening: IndexOptions,
+    columns: ColumnOptions,
     output: OutputOptions,
+    test: TestFile = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port.")] = 7860,
     host: Annotated[
         str, typer.Option(help="Address to bind; another one than localhost can be reached from other machines.")
@@ -41,6 +47,9 @@ def serve(
     """Open the explorer in a browser: explain, browse, compare, decide. Local only; stop with Ctrl-C."""
     from proponent.web.serving import serve as run_server
 
+    if test is None:
+        columns.refuse("--test FILE")
+    tests = [] if test is None else [columns.read_test_set(test, output)]
     options = vars(opening) | {"run": None if opening.run is None else str(opening.run)}
 
     def say(address: str) -> None:
@@ -49,7 +58,7 @@ def serve(
         if not no_token:
             output.hint("the token in it lets in whoever has it, until this command ends: share it with care")
 
-    run_server(indexes, host=host, port=port, options=options, login=not no_token, say=say)
+    run_server(indexes, host=host, port=port, options=options, login=not no_token, tests=tests, say=say)
 
 
 def report(
@@ -66,6 +75,10 @@ def report(
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Where do these outputs come from?",
     baselines: Baselines = True,
     hide_function_words: HideFunctionWords = False,
+    truth_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of the true classes: shown, and what recurs behind wrong ones."),
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page with explanations of all queries in a file."""
     usable(out, "--out")
@@ -73,18 +86,29 @@ def report(
     from proponent.progress import track
     from proponent.views import Report
 
+    if truth_column is not None and truth_column == columns.label_column:
+        columns = replace(columns, label_column="")  # the predicted class is explained, not the true one
     asked = columns.read(queries, output)
+    truths = None if truth_column is None else truths_of(asked, truth_column)
     opened = open_index(index, **vars(opening))
     answered = opened.explain_many(asked, against=against, k=k, baselines=baselines)
     answers = tuple(track(answered, total=len(asked), label="explaining", unit="queries", quiet=output.quiet))
     if hide_function_words:
         answers = tuple(one.without_function_words() for one in answers)
-    Report(title=title, answers=answers, index=index.name).save(out)
+    Report(title=title, answers=answers, index=index.name, truths=truths).save(out)
     size = out.stat().st_size
     output.show(
         lambda: {"out": str(out), "answers": len(answers), "bytes": size},
         lambda: echo(f"{out}: {len(answers):,} explanations, {size / 1e6:.1f} MB"),
     )
+
+
+def truths_of(rows: "Examples", column: str) -> tuple[str | None, ...]:
+    """The true classes in a column of the queries."""
+    if column not in rows.column_names:
+        names = rows.column_names
+        raise InputError(f"--truth-column: no column {column!r}{nearest(column, names)}; columns: {', '.join(names)}")
+    return tuple(None if one is None or one == "" else str(one) for one in rows.column(column))
 
 
 def apply(

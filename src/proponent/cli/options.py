@@ -32,6 +32,10 @@ MaxLength = Annotated[
 QueryFile = Annotated[
     str | None, typer.Option(metavar="FILE", help="A file of queries, with the columns of a data set.")
 ]
+TestFile = Annotated[
+    str | None,
+    typer.Option("--test", metavar="FILE", help="A test set: predictions, accuracy, and what is behind the errors."),
+]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allow custom code shipped with the model.")]
 BaseModel = Annotated[str | None, typer.Option("--base", help="Base model of an adapter, if it has moved.")]
 Device = Annotated[str, typer.Option(help="Where the model runs: auto (a GPU, if any), cpu, cuda, cuda:N, mps.")]

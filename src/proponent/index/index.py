@@ -12,23 +12,24 @@ from proponent import words as splitter
 from proponent.errors import InputError, MismatchError
 from proponent.index.asking import as_asked, asked_query, other_answer, question_of, refuse_unanswered
 from proponent.index.baseline_scores import BaselineScores
+from proponent.index.error_hits import report_errors
 from proponent.index.explanation_builder import ExplanationBuilder
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
 from proponent.index.loading import LoadedRun
-from proponent.index.queries import QueryBatch, check_against, check_queries, labels_of
+from proponent.index.predicting import Predicting
+from proponent.index.queries import QueryBatch, check_against, check_queries
 from proponent.index.query_input import AnyAnswer, AnyLabel, Labels, Queries, Query, queries_of
 from proponent.index.scorers import scorer_of
-from proponent.index.store_facts import StoreFacts
 from proponent.models import Run
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.scorer import TopKBothEnds
 from proponent.search import ANY, How, KernelName, Where
 from proponent.store import Store
 from proponent.types import Example
-from proponent.views import Explanation
+from proponent.views import ErrorReport, Explanation
 
 
-class Index(StoreFacts):
+class Index(Predicting):
     """A finished index: open it and explain outputs with it.
 
     Args:
@@ -236,6 +237,41 @@ class Index(StoreFacts):
         rule, batch = Aggregate.of(aggregate), self._ask(queries_of(queries), against)
         return self._grouping.scores(batch, self._grouping.rows(batch, range(len(batch.queries)), rule), rule)[0]
 
+    def explain_errors(self, rows: Queries, *, k: int = 10, most: int = 500) -> ErrorReport:
+        """Explain what the wrong predictions of a test set have in common.
+
+        Each wrong prediction is explained as `explain` does with the predicted class against the true one (with the
+        predicted class alone, where the method compares no classes).
+
+        Args:
+            rows: texts with their true classes as labels, see `explain_many`; those without a class are not judged.
+            k: number of proponents of each wrong prediction that count.
+            most: maximum number of wrong predictions that are explained; of more, these are evenly spread.
+
+        Returns:
+            Training examples and words that recur, and sums of the scores of all training examples by column, in the
+            unit of the score.
+
+        Raises:
+            InputError: the run is no classifier, or a text is empty.
+        """
+        return report_errors(self, queries_of(rows), k, most)
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether a class can be compared with a second one."""
+        return self._scorer.contrasts
+
+    def explain_with_scores(
+        self, queries: Queries, against: AnyLabel | None, k: int
+    ) -> Iterator[tuple[Explanation, Float[np.ndarray, " n"]]]:
+        """Explain some queries without baselines; with each explanation, the scores of all training examples."""
+        batch = self._ask(queries_of(queries), against, k)
+        for rows in blocks(len(batch.queries)):
+            ranked = zip(rows, self._scorer.top(batch, rows, k, ANY), self._scorer.scores(batch, rows), strict=True)
+            for row, one, scores in ranked:
+                yield self._answers.answer(batch, row, one, k, baselines=False, where=ANY), scores
+
     def top(
         self,
         texts: Queries,
@@ -302,29 +338,6 @@ class Index(StoreFacts):
         (asked,) = queries_of([query])
         both = self._grouping.compared(self._ask([asked, other_answer(asked, against_target)], None))
         return self._scorer.scores(both, [0])[0]
-
-    def predict(self, texts: Queries, *, text_pairs: Sequence[str | None] | str | None = None) -> list[str]:
-        """Predict the class of some texts at the last checkpoint of the index.
-
-        Args:
-            texts: the texts, see `explain_many`.
-            text_pairs: second texts of pairs.
-
-        Returns:
-            Class names.
-
-        Raises:
-            InputError: the run is a language model, a text is empty, or lists of different lengths.
-        """
-        names = self.run.task.labels.names
-        if not names:
-            raise InputError("this run is a language model: it predicts no classes")
-        queries = [replace(one, label=None) for one in queries_of(texts, text_pairs=text_pairs)]
-        check_queries(queries)
-        encoded = self._loaded.encoder.encode(queries) if queries else []
-        last, size = self._loaded.at(self.store.plan.checkpoints[-1].id), self.store.plan.source.batch_size
-        _, predicted, _ = labels_of(last, queries, encoded, size)
-        return [names[number] for number in predicted]
 
     def _contrast(
         self, query: Example, other: str, notes: Sequence[str], *, k: int, baselines: bool, where: Where

@@ -1,6 +1,7 @@
 """Pages: the view of an explanation in a notebook, a file and a terminal; rendering needs no model."""
 
 from proponent.views.acting import ActionReport, Evidence, EvidenceRow
+from proponent.views.error_report import ErrorReport
 from proponent.views.evaluation import EvaluationReport, Figure, MethodFigures
 from proponent.views.explanation import CAVEAT, BaselineHit, CheckpointView, Explanation, QueryView
 from proponent.views.hit import Hit
@@ -15,6 +16,7 @@ __all__ = [
     "ActionReport",
     "BaselineHit",
     "CheckpointView",
+    "ErrorReport",
     "EvaluationReport",
     "Evidence",
     "EvidenceRow",

@@ -1,7 +1,8 @@
 """The routes of the explorer: each reads a state, builds one screen and renders it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,12 +26,26 @@ from proponent.web.model_worker import ModelWorker, QuestionJob
 from proponent.web.open_indexes import OpenIndex, OpenIndexes
 from proponent.web.pages import ask, index
 from proponent.web.pages.comparison import compare_screen
+from proponent.web.pages.errors import errors_screen
 from proponent.web.pages.example import example_screen
 from proponent.web.pages.groups import group_screen
+from proponent.web.pages.home import home_screen
+from proponent.web.pages.predictions import prediction_screen
 from proponent.web.pages.table import table_screen
 from proponent.web.safety import URL_BYTES
 from proponent.web.slots import BusyError
-from proponent.web.states import ExampleState, JobState, ListedState, PageState, QuestionState, TableState
+from proponent.web.states import (
+    ErrorsState,
+    ExampleState,
+    JobState,
+    ListedState,
+    PageState,
+    PredictedState,
+    QuestionState,
+    TableState,
+)
+from proponent.web.test_set_requests import asked_row, start_explaining, start_predicting, take_file
+from proponent.web.test_sets import OpenTestSet, OpenTestSets
 
 S = TypeVar("S", bound=PageState)
 Endpoint = Callable[[WebRequest], Response | FileResponse]
@@ -49,19 +64,33 @@ _FILES: dict[str, Callable[[], bytes]] = {
 class Explorer:
     """The pages of some indexes; every form contains the token of this run."""
 
-    def __init__(self, open_indexes: OpenIndexes, token: str) -> None:
+    def __init__(self, open_indexes: OpenIndexes, token: str, test_sets: Sequence[OpenTestSet] = ()) -> None:
         self.open_indexes, self.token, self.asker = open_indexes, token, ModelWorker()
+        self.test_sets = OpenTestSets(test_sets)
+
+    def predict_all(self) -> None:
+        """Predict the test sets of the command with every classifier, unless that is stored."""
+        for shown in self.open_indexes.shown.values():
+            with suppress(ProponentError):  # its pages show the error
+                for test_set in self.test_sets.shown.values() if shown.classifier else ():
+                    start_predicting(self.test_sets, self.asker, shown, test_set)
 
     @property
     def application(self) -> Starlette:
         """The routes."""
         indexes = self.open_indexes
         reads: dict[str, Endpoint] = {
-            "/": lambda _: _see("/ask"),
+            "/": self._screen(ExampleState, lambda shown, _: home_screen(self.test_sets, shown)),
+            "/test": self._screen(
+                PredictedState, lambda shown, state: prediction_screen(self.test_sets, self.asker, shown, state)
+            ),
             "/ask": self._ask,
             "/job": self._job,
             "/table": self._screen(TableState, table_screen),
             "/example": self._screen(ListedState, example_screen),
+            "/errors": self._screen(
+                ErrorsState, lambda shown, state: errors_screen(self.test_sets, self.asker, shown, state)
+            ),
             "/compare": self._screen(QuestionState, lambda _, state: compare_screen(indexes, state, self.asker)),
             "/groups": self._screen(QuestionState, lambda shown, state: group_screen(indexes, shown, state)),
             "/asked": self._screen(ExampleState, lambda shown, _: ask.asked_screen(shown)),
@@ -75,6 +104,10 @@ class Explorer:
             "/ask": self._post_ask,
             "/compare": self._post_ask,
             "/groups": self._post_ask,
+            "/upload": self._upload,
+            "/predict": self._predict,
+            "/why": self._why,
+            "/errors": self._explain_errors,
             "/decide": self._decide,
             "/undo": self._undo,
             "/cancel": self._cancel,
@@ -138,6 +171,48 @@ class Explorer:
             return None  # one that came with the folder is computed again where that is possible
         return self.asker.ask(state.question, shown.source, shown.questions.put)
 
+    def _upload(self, request: WebRequest) -> Response:
+        """Take the file of a test set, and begin to predict it."""
+        fields, sent = dict(_form(request)), request.scope["proponent.upload"]
+        shown = self.open_indexes.get(fields.get("in", ""))
+        state = PredictedState(index=shown.name)
+        try:
+            test_set = take_file(self.test_sets, shown, sent, fields)
+        except InputError as error:
+            screen = prediction_screen(self.test_sets, self.asker, shown, state, str(error))
+            return self._page(request, shown, screen, 400)
+        start_predicting(self.test_sets, self.asker, shown, test_set)
+        return _see(replace(state, set=test_set.id).url("/test"))
+
+    def _predict(self, request: WebRequest) -> Response:
+        """Begin to predict a test set; perhaps again."""
+        fields = dict(_form(request))
+        shown = self.open_indexes.get(fields.get("in", ""))
+        test_set = self.test_sets.get(fields.get("set", ""))
+        if test_set is None:
+            raise InputError("there is no test set: choose a file first")
+        start_predicting(self.test_sets, self.asker, shown, test_set, again=fields.get("again") == "yes")
+        return _see(PredictedState(index=shown.name, set=test_set.id).url("/test"))
+
+    def _explain_errors(self, request: WebRequest) -> Response:
+        """Begin to explain the wrong predictions of a test set."""
+        fields = dict(_form(request))
+        shown = self.open_indexes.get(fields.get("in", ""))
+        test_set = self.test_sets.get(fields.get("set", ""))
+        start_explaining(self.test_sets, self.asker, shown, test_set)
+        return _see(ErrorsState(index=shown.name, set=fields.get("set", "")).url("/errors"))
+
+    def _why(self, request: WebRequest) -> Response:
+        """Ask why a row of a test set is predicted as it is, and not as its label says."""
+        fields = dict(_form(request))
+        shown = self.open_indexes.get(fields.get("in", ""))
+        state = QuestionState.of(asked_row(self.test_sets, shown, fields), shown.name)
+        answer = _short(state.url("/ask"))
+        job = self._asked(shown, state)
+        if job is None:
+            return _see(answer)
+        return _see(JobState(index=shown.name, id=job.id).url("/job"))
+
     def _job(self, request: WebRequest) -> Response:
         """Show the progress of a question."""
         state = _read(JobState, request)
@@ -156,6 +231,8 @@ class Explorer:
         """End a question; its form stays."""
         fields = dict(_form(request))
         self.asker.cancel(fields.get("id", ""))
+        if "back" in fields:
+            return _see(_back(fields))
         return _see(ExampleState(index=fields.get("in", ""), id=fields.get("id", "")).url("/job"))
 
     def _export(self, request: WebRequest) -> FileResponse:

@@ -25,8 +25,10 @@ MOST_OPTIONS = 40
 """Maximum number of labels or sources in the form of a question, the most frequent sources first."""
 
 _SCREENS = (
+    ("Overview", "/", ""),
     ("Ask", "/ask", "/job"),
     ("Examples", "/table", "/example"),
+    ("Test set", "/test", "/errors"),
     ("Compare", "/compare", ""),
     ("Groups", "/groups", ""),
     ("Asked", "/asked", ""),
@@ -237,6 +239,11 @@ def _undo(last: Sequence[Decision]) -> str:
     return f"{decision_words(last[0])}: {clip(last[0].id, 24)}" if last else ""
 
 
+def suspect_rows_known(shown: OpenIndex) -> bool:
+    """Whether an index has the page of suspect rows."""
+    return _readable(lambda: not ACTIONS[SUSPECT_ROWS].missing(shown.plan), False)
+
+
 def _nav(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex) -> tuple[Link, ...]:
     name = shown.name if len(open_indexes.shown) > 1 else ""
     classifier = _readable(lambda: shown.plan.label_names is not None, False)
@@ -244,10 +251,10 @@ def _nav(request: PageRequest, open_indexes: OpenIndexes, shown: OpenIndex) -> t
     here, url = "suspects" if flagged else request.path, ExampleState(index=name).url
     links = [Link(title, url(path), here in {path, part}) for title, path, part in _SCREENS]
     if classifier:
-        links.insert(2, Link("Suspects", replace(SUSPECTS, index=name).url("/table"), flagged))
-    elif _readable(lambda: not ACTIONS[SUSPECT_ROWS].missing(shown.plan), False):
+        links.insert(3, Link("Suspects", replace(SUSPECTS, index=name).url("/table"), flagged))
+    elif suspect_rows_known(shown):
         report = ExampleState(index=name, id=SUSPECT_ROWS).url("/action")
-        links.insert(2, Link("Suspects", report, request.path == "/action"))
+        links.insert(3, Link("Suspects", report, request.path == "/action"))
     return tuple(links)
 
 

@@ -57,20 +57,36 @@ def _beat(tell: Tell) -> None:
 
 
 def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: Tell) -> None:
+    index, columns = _opened(asked, held, tell)
+    index.say = partial(_stage, tell)
+    if "rows" in asked:
+        tell(_predicted(index, asked["rows"]))
+    elif "errors" in asked:
+        tell(_behind_errors(index, asked["errors"], asked["k"]))
+    else:
+        tell(_explained(index, columns, asked["question"], tell))
+
+
+def _opened(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: Tell) -> tuple[Any, Any]:
+    """The index, and the columns that sums are by; an index that has not changed stays open."""
     from proponent.actions.group_columns import data_columns
     from proponent.api import open as open_index
     from proponent.index.group_columns import group_columns
-    from proponent.index.group_sums import answered_scores, group_sums
-    from proponent.web.states import Question
 
     path, root = asked["index"], asked["root"]
     if path not in held or held[path][0] != root or not root:
         tell({"stage": "opening the index"})
         opened = open_index(path, **asked["options"])
         held[path] = (root, opened, group_columns(opened.store) | data_columns(opened.store))
-    index = held[path][1]
-    index.say = partial(_stage, tell)
-    question = Question(**asked["question"])
+    return held[path][1:]
+
+
+def _explained(index: Any, columns: Any, asked: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """The answer to a question, with its sums over all training examples."""
+    from proponent.index.group_sums import answered_scores, group_sums
+    from proponent.web.states import Question
+
+    question = Question(**asked)
     query = question.query
     chat = {"messages": query.get("messages"), "target": query.get("target")}
     how: dict[str, Any] = {
@@ -79,12 +95,47 @@ def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: 
         "generate": bool(question.generate),
         "against_target": question.other or None,
     }
-    asked = chat if question.messages else {"text": query}
-    answer = index.explain(**asked, **how, k=question.k, where=question.where)
+    text = chat if question.messages else {"text": query}
+    answer = index.explain(**text, **how, k=question.k, where=question.where)
     tell({"stage": "summing over all training examples"})
-    scores = answered_scores(index, query, answer, **how)
-    sums = group_sums(index, scores, held[path][2])
-    tell({"answer": answer.to_dict(whole=True), "n_examples": answer.n_examples, "groups": sums})
+    sums = group_sums(index, answered_scores(index, query, answer, **how), columns)
+    return {"answer": answer.to_dict(whole=True), "n_examples": answer.n_examples, "groups": sums}
+
+
+def _predicted(index: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Number and probability of the predicted class of some rows; those of similar length share a pass."""
+    order = sorted(range(len(rows)), key=lambda at: len(rows[at]["text"]) + len(rows[at].get("text_pair") or ""))
+    found = index.probabilities([rows[at] for at in order])
+    places = {at: place for place, at in enumerate(order)}
+    chosen = [found[places[at]] for at in range(len(rows))]
+    return {
+        "predicted": [int(one.argmax()) for one in chosen],
+        "chances": [round(float(one.max()), 6) for one in chosen],
+    }
+
+
+def _behind_errors(index: Any, rows: list[dict[str, Any]], k: int) -> dict[str, Any]:
+    """Proponents and words of some wrong predictions, and sums over all training examples."""
+    from proponent.index.error_hits import GroupTotals, WrongPrediction, explained_errors
+    from proponent.types import Example
+
+    wrong = [
+        WrongPrediction(
+            one["number"],
+            Example(str(one["number"]), one["number"], one["text"], one["classes"][0], one["text_pair"]),
+            one["classes"][1],
+        )
+        for one in rows
+    ]
+    totals, hits = GroupTotals(index), list[Any]()
+    for one, _, scores in explained_errors(index, wrong, k):
+        totals.add(scores)
+        hits.append([one.number, one.given, one.predicted, one.hits, one.words])
+    sums = {
+        column: [[one.name, one.n, one.proponents, one.opponents] for one in some]
+        for column, some in totals.sums.items()
+    }
+    return {"hits": hits, "sums": sums}
 
 
 def _stage(tell: Tell, stage: str) -> None:

@@ -1,17 +1,20 @@
-"""Explains new texts one at a time in a process with the model, and reports progress."""
+"""Explains new texts one at a time in a process with the model, and reports progress.
+
+Test sets are predicted and explained there, too, in blocks of rows: a question waits for one block at most.
+"""
 
 import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from proponent.errors import InputError, ProponentError
 from proponent.processes import Child, TimeoutExpired, start
+from proponent.web.jobs import AnyJob, IndexSource, KeepAnswer, QuestionJob, RowsJob, RowsTask
 from proponent.web.model_process import COMMAND
 from proponent.web.states import Question
 
@@ -38,41 +41,9 @@ END_SECONDS = 20.0
 
 CANCELLED = "the question was cancelled"
 
-KeepAnswer = Callable[[Question, Mapping[str, Any], float], object]
-"""Stores the process's answer to a question, with its duration in seconds."""
+__all__ = ["IndexSource", "ModelWorker", "QuestionJob", "RowsJob"]
 
-
-@dataclass(frozen=True)
-class IndexSource:
-    """The queried index, and the options of `proponent.open`; an unfinished index has no root."""
-
-    index: Path
-    root: str
-    options: Mapping[str, Any]
-
-
-@dataclass
-class QuestionJob:
-    """A waiting, running or finished question; state is "waiting", "running", "done" or "failed".
-
-    `cancelled` says that somebody does not want the answer any more.
-    """
-
-    id: str
-    question: Question
-    source: IndexSource
-    keep: KeepAnswer
-    stage: str = "waiting"
-    state: str = "waiting"
-    error: str = ""
-    began: float = field(default_factory=time.monotonic)
-    ended: float = 0.0
-    cancelled: bool = False
-
-    @property
-    def seconds(self) -> float:
-        """Duration so far, or in total."""
-        return (self.ended or time.monotonic()) - self.began
+Queued = TypeVar("Queued", QuestionJob, RowsJob)
 
 
 class ModelWorker:
@@ -80,7 +51,7 @@ class ModelWorker:
 
     def __init__(self, command: tuple[str, ...] = COMMAND, idle_seconds: float = IDLE_SECONDS) -> None:
         self._command, self._idle = command, idle_seconds
-        self._jobs: dict[str, QuestionJob] = {}
+        self._jobs: dict[str, AnyJob] = {}
         self._changed = threading.Condition()
         self._process: Child | None = None
         self._thread: threading.Thread | None = None
@@ -88,29 +59,39 @@ class ModelWorker:
     def ask(self, question: Question, source: IndexSource, keep: KeepAnswer) -> QuestionJob:
         """Put a question into the queue; identical questions share one job."""
         with self._changed:
-            for job in self._in_state("waiting", "running"):
+            asked = self._questions("waiting", "running")
+            for job in asked:
                 if job.question == question and job.source.index == source.index:
                     return job
-            if len(self._in_state("waiting")) >= WAITING:
+            if sum(one.state == "waiting" for one in asked) >= WAITING:
                 raise InputError(f"{WAITING} questions are already waiting: ask again when one of them is answered")
-            job = QuestionJob(secrets.token_hex(8), question, source, keep)
-            self._jobs[job.id] = job
-            finished = [name for name, one in self._jobs.items() if one.state in {"done", "failed"}]
-            for name in finished[:-FINISHED]:
-                del self._jobs[name]
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, daemon=True, name="asker")
-                self._thread.start()
-            self._changed.notify()
-            return job
+            return self._queued(QuestionJob(secrets.token_hex(8), question, source, keep))
+
+    def work(self, task: RowsTask, source: IndexSource, doing: str) -> RowsJob:
+        """Put a task with the rows of a test set into the queue; identical tasks share one job."""
+        with self._changed:
+            running = self.rows_job(task.name, source.index)
+            if running is not None and running.state in {"waiting", "running"}:
+                return running
+            if sum(isinstance(one, RowsJob) for one in self._in_state("waiting")) >= WAITING:
+                raise InputError(f"{WAITING} test sets are already waiting: try again when one of them is done")
+            return self._queued(RowsJob(secrets.token_hex(8), source, task, doing))
+
+    def rows_job(self, name: str, index: Path) -> RowsJob | None:
+        """Find the latest job of a task."""
+        for job in reversed(list(self._jobs.values())):
+            if isinstance(job, RowsJob) and job.task.name == name and job.source.index == index:
+                return job
+        return None
 
     def job(self, name: str) -> QuestionJob | None:
-        """Find a job."""
-        return self._jobs.get(name)
+        """Find the job of a question."""
+        found = self._jobs.get(name)
+        return found if isinstance(found, QuestionJob) else None
 
     def pending(self, question: Question, index: Path) -> QuestionJob | None:
         """Find a question that is not answered yet, or that failed."""
-        for job in reversed(list(self._jobs.values())):
+        for job in reversed(self._questions("waiting", "running", "failed", "done")):
             if job.question == question and job.source.index == index:
                 return None if job.state == "done" else job
         return None
@@ -128,7 +109,7 @@ class ModelWorker:
     def ahead(self, job: QuestionJob) -> int:
         """Count the questions in front of a job."""
         with self._changed:
-            unfinished = self._in_state("waiting", "running")
+            unfinished = self._questions("waiting", "running")
         return unfinished.index(job) if job in unfinished else 0
 
     def close(self) -> None:
@@ -137,14 +118,34 @@ class ModelWorker:
             self._process.kill()
             self._end()
 
-    def _in_state(self, *states: str) -> list[QuestionJob]:
+    def _queued(self, job: Queued) -> Queued:
+        """Put a job into the queue; forget the oldest results."""
+        self._jobs[job.id] = job
+        finished = [name for name, one in self._jobs.items() if one.state in {"done", "failed"}]
+        for name in finished[:-FINISHED]:
+            del self._jobs[name]
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True, name="asker")
+            self._thread.start()
+        self._changed.notify()
+        return job
+
+    def _in_state(self, *states: str) -> list[AnyJob]:
         return [one for one in self._jobs.values() if one.state in states]
+
+    def _questions(self, *states: str) -> list[QuestionJob]:
+        return [one for one in self._in_state(*states) if isinstance(one, QuestionJob)]
+
+    def _next(self) -> AnyJob | None:
+        """The first question that waits, else the first test set."""
+        waiting = self._in_state("waiting")
+        return next(iter([*self._questions("waiting"), *waiting]), None)
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._in_state("waiting"), self._idle)
-                job = next(iter(self._in_state("waiting")), None)
+                job = self._next()
                 if job is not None:
                     job.state, job.stage = "running", "starting"
             if job is None:
@@ -152,23 +153,27 @@ class ModelWorker:
                 continue
             state, problem = "failed", ""
             try:
-                self._answer(job)
-                state = "done"
+                state = "done" if self._answer(job) else "waiting"
             except ProponentError as error:
                 problem = str(error)
             except Exception as error:
                 problem = f"unexpected {type(error).__name__}: {error}"
             with self._changed:
-                job.error, job.ended, job.state = problem, time.monotonic(), state
+                if state == "waiting" and job.cancelled:
+                    state, problem = "failed", CANCELLED
+                job.error, job.state = problem, state
+                job.ended = 0.0 if state == "waiting" else time.monotonic()
 
-    def _answer(self, job: QuestionJob) -> None:
+    def _answer(self, job: AnyJob) -> bool:
+        """Send one request and take its reply; whether the job is done."""
+        request = job.request
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
         watch = _Watch(process, job)
         with watch.watching():
             with suppress(BrokenPipeError):  # the process has exited: its output ends now, too
-                process.stdin.write(json.dumps(_asked(job)) + "\n")
+                process.stdin.write(json.dumps(request) + "\n")
                 process.stdin.flush()
             for line in process.stdout:
                 watch.seen()
@@ -177,9 +182,8 @@ class ModelWorker:
                     job.stage = str(reply["stage"])
                 elif "error" in reply:
                     raise InputError(str(reply["error"]))
-                elif "answer" in reply:
-                    job.keep(job.question, reply, job.seconds)
-                    return
+                elif "alive" not in reply:
+                    return job.take(reply)
         code = self._end()
         if watch.why:
             raise InputError(watch.why)
@@ -210,7 +214,7 @@ class ModelWorker:
 class _Watch:
     """Ends the process of a question that is cancelled, gives no sign of life, or takes too long; says why."""
 
-    def __init__(self, process: Child, job: QuestionJob) -> None:
+    def __init__(self, process: Child, job: AnyJob) -> None:
         self._process, self._job, self._done = process, job, threading.Event()
         self._began = self._last = time.monotonic()
         self.why = ""
@@ -249,12 +253,3 @@ class _Watch:
                 continue
             self._process.kill()
             return
-
-
-def _asked(job: QuestionJob) -> dict[str, Any]:
-    return {
-        "index": str(job.source.index),
-        "root": job.source.root,
-        "options": dict(job.source.options),
-        "question": job.question.plain,
-    }

@@ -10,6 +10,7 @@ from typing import Any
 from proponent.actions import action
 from proponent.actions.decisions import Decisions
 from proponent.errors import InputError, ProponentError
+from proponent.method import Baseline
 from proponent.store import Plan, Store
 from proponent.suggest import nearest
 from proponent.types import Conversation
@@ -68,6 +69,26 @@ class OpenIndex:
     def language(self) -> bool:
         """Whether its model is a language model: tokens count, and a piece of them may."""
         return self.plan.predicted in {"tokens", "next tokens"}
+
+    @property
+    def classifier(self) -> bool:
+        """Whether its model predicts one class of each text."""
+        return self.plan.label_names is not None
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether its method can compare a class with a second one."""
+        return not isinstance(self.plan.term, Baseline)
+
+    @property
+    def missing(self) -> str:
+        """Why new texts cannot be asked; empty if they can."""
+        if self.run_folder.exists():
+            return ""
+        return (
+            f"New texts cannot be asked: model folder {self.run_folder} is missing. Stored answers and all other pages "
+            "work. If the folder has moved, start again with --run FOLDER."
+        )
 
     @property
     def writes(self) -> bool:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 from proponent import disk, json_log
 from proponent.errors import DataError, DiskFullError, InputError
 from proponent.foreign_files import MEGABYTE, Door, parse_json
 from proponent.views import Explanation
 from proponent.views.explanation import current_keys
+from proponent.views.group_scores import GroupScores
 from proponent.web.seals import is_own, sealed
 from proponent.web.states import Question
 
@@ -34,26 +35,6 @@ MOST_LIST, MOST_ENTRY = 32 * MEGABYTE, MEGABYTE // 4
 _DOOR = Door(InputError, "delete it; the question is answered again")
 HELD = 256
 """Number of answers in memory."""
-
-
-@dataclass(frozen=True)
-class GroupScores:
-    """Sum of the scores of all training examples with one value of a column."""
-
-    name: Annotated[str, "the value; empty for none"]
-    n: Annotated[int, "training examples"]
-    proponents: Annotated[float, "sum of the scores above zero"]
-    opponents: Annotated[float, "sum of the scores below zero"]
-
-    @property
-    def total(self) -> float:
-        """Sum of their scores."""
-        return self.proponents + self.opponents
-
-    @property
-    def mean(self) -> float:
-        """Total divided by n."""
-        return self.total / max(1, self.n)
 
 
 Groups = Mapping[str, tuple[GroupScores, ...]]
@@ -96,6 +77,11 @@ class Questions:
         self._list: dict[str, Summary] = {}
         self._read = lru_cache(HELD)(self._from_file)
         self._unkept: dict[Question, StoredAnswer] = {}
+
+    @property
+    def root(self) -> str:
+        """Merkle root of the index."""
+        return self._root
 
     def identity(self, question: Question) -> str:
         """Name a question."""

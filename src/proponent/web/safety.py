@@ -18,12 +18,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
+from proponent.disk import scratch_folder
+from proponent.web.uploads import UPLOAD_SECONDS, UploadError, receive_file
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 BODY_BYTES = 64 * 1024
+UPLOAD_PATH = "/upload"
+"""The one path that takes a file."""
+
 URL_BYTES = 48 * 1024
 MOST_PARAMETERS = 200
 READ_SECONDS = 30.0
@@ -80,7 +86,7 @@ class Guard:
         self.open = not is_loopback(host)
         self.login = login or self.open
         self._cookie = f"{COOKIE}-{port}"  # a browser sends the cookies of one port to all ports of a host
-        self._seconds = READ_SECONDS
+        self._seconds, self.upload_seconds, self._uploading = READ_SECONDS, UPLOAD_SECONDS, False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -93,6 +99,9 @@ class Guard:
             headers = self._checked(scope)
             if self.login and await self._welcomed(scope, headers, send):
                 return
+            if scope["method"] == "POST" and scope["path"] == UPLOAD_PATH:
+                await self._upload(scope, headers, receive, send)
+                return
             body = await self._body(scope["method"], headers, receive)
             fields = _pairs(body)
             self._writes(scope["method"], headers, dict(fields))
@@ -101,6 +110,24 @@ class Guard:
             return
         scope["proponent.fields"] = fields
         await self.application(scope, receive, _guarded(send))
+
+    async def _upload(self, scope: Message, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        """Pass on a form with a file, which is gone when the request is answered; one at a time."""
+        _refuse_foreign(headers)
+        if self._uploading:
+            raise Refused(503, "another file is being sent: try again in a few seconds")
+        self._uploading = True
+        try:
+            with scratch_folder() as folder:
+                sent = await receive_file(
+                    headers, receive, folder, lambda token: _equal(token, self.secrets.form), self.upload_seconds
+                )
+                scope["proponent.fields"], scope["proponent.upload"] = list(sent.fields.items()), sent
+                await self.application(scope, receive, _guarded(send))
+        except UploadError as error:
+            raise Refused(error.status, error.reason) from error
+        finally:
+            self._uploading = False
 
     def _checked(self, scope: Message) -> dict[bytes, bytes]:
         """Run the checks of every request."""
@@ -173,13 +200,7 @@ class Guard:
         """Run further checks of a request that changes something."""
         if method in {"GET", "HEAD"}:
             return
-        site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
-        if site is not None and site != b"same-origin":
-            raise Refused(403, "this request comes from another site")
-        # no-referrer makes browsers send "null" for forms of our own pages; they then also send same-origin
-        own = origin is not None and origin.lower() in {b"http://" + headers[b"host"].lower()}
-        if origin is not None and not own and not (origin == b"null" and site == b"same-origin"):
-            raise Refused(403, "this request comes from another origin")
+        _refuse_foreign(headers)
         if not _equal(fields.get("token", ""), self.secrets.form):
             raise Refused(
                 403, "this form is from an earlier run of `proponent serve`: reload the page and send it again"
@@ -226,6 +247,17 @@ def _foreign(headers: dict[bytes, bytes]) -> bool:
     if site in {None, b"same-origin", b"none"}:
         return False
     return headers.get(b"sec-fetch-mode") != b"navigate" or headers.get(b"sec-fetch-dest") != b"document"
+
+
+def _refuse_foreign(headers: dict[bytes, bytes]) -> None:
+    """Refuse a write that another site sends."""
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+    if site is not None and site != b"same-origin":
+        raise Refused(403, "this request comes from another site")
+    # no-referrer makes browsers send "null" for forms of our own pages; they then also send same-origin
+    own = origin is not None and origin.lower() in {b"http://" + headers[b"host"].lower()}
+    if origin is not None and not own and not (origin == b"null" and site == b"same-origin"):
+        raise Refused(403, "this request comes from another origin")
 
 
 def is_loopback(host: str) -> bool:

@@ -11,11 +11,13 @@ import anyio.to_thread
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from proponent.data import Examples
 from proponent.errors import InputError
 from proponent.store.layout import no_index
 from proponent.web.app import Explorer
 from proponent.web.open_indexes import OpenIndexes
 from proponent.web.safety import READ_SECONDS, Application, Guard, Secrets, is_loopback
+from proponent.web.test_sets import OpenTestSet
 
 HEAD_BYTES = 64 * 1024
 """Maximum bytes of a request's head."""
@@ -79,6 +81,7 @@ def serve(
     port: int = 7860,
     options: Mapping[str, Any] | None = None,
     login: bool = True,
+    tests: Sequence[Examples] = (),
     say: Callable[[str], None] = print,
 ) -> None:
     """Serve some indexes until interrupted.
@@ -90,6 +93,7 @@ def serve(
         options: options of `proponent.open`.
         login: whether visitors need the printed address, which carries a token; only a loopback address may do
             without.
+        tests: test sets, which are predicted at once.
         say: is told the address.
 
     Raises:
@@ -102,13 +106,19 @@ def serve(
     for folder in folders:
         if not (folder / "plan.json").is_file() and not (folder / "manifest.json").is_file():
             raise InputError(no_index(folder))
-    open_indexes = OpenIndexes(folders, options or {})
+    open_indexes, test_sets = OpenIndexes(folders, options or {}), [OpenTestSet(one) for one in tests]
     bound = _bind(host, port)
     port = bound.getsockname()[1]
-    explorer, guard = made(open_indexes, host, port, login=login)
+    explorer, guard = made(open_indexes, host, port, login=login, test_sets=test_sets)
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{port}/" + (f"?token={guard.secrets.login}" if guard.login else ""))
-    warming = threading.Timer(WARM_AFTER, lambda: [one.warm() for one in open_indexes.shown.values()])
+
+    def warm() -> None:
+        explorer.predict_all()
+        for one in open_indexes.shown.values():
+            one.warm()
+
+    warming = threading.Timer(WARM_AFTER, warm)
     warming.daemon = True
     warming.start()
     try:
@@ -141,11 +151,16 @@ async def _serve(server: uvicorn.Server, bound: socket.socket) -> None:
 
 
 def made(
-    open_indexes: OpenIndexes, host: str = "127.0.0.1", port: int = 0, *, login: bool = True
+    open_indexes: OpenIndexes,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    login: bool = True,
+    test_sets: Sequence[OpenTestSet] = (),
 ) -> tuple[Explorer, Guard]:
     """Build the application behind its guard."""
     secret = Secrets()
-    explorer = Explorer(open_indexes, secret.form)
+    explorer = Explorer(open_indexes, secret.form, test_sets)
     return explorer, Guard(explorer.application, host, port, secret, login=login)
 
 

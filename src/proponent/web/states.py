@@ -305,6 +305,32 @@ class ListedState(ExampleState):
 
 
 @dataclass(frozen=True)
+class PredictedState(PageState):
+    """The predictions of a test set: which rows are shown, and in which order."""
+
+    index: Name = ""
+    set: Name = ""
+    given: Names = ()
+    predicted: Names = ()
+    only: Literal["", "wrong", "right", "unjudged", "trained"] = ""
+    sort: Literal["", "sure", "unsure"] = ""
+    page: Annotated[int, _whole(1, 10_000_000)] = 1
+    size: Annotated[Literal[25, 50, 100, 200], _whole()] = 50
+
+    def rows(self, **changes: Any) -> str:
+        """URL of the rows of a state, below the figures of its page."""
+        return f"{self.url('/test', **changes)}#rows"
+
+
+@dataclass(frozen=True)
+class ErrorsState(PageState):
+    """What is behind the wrong predictions of a test set."""
+
+    index: Name = ""
+    set: Name = ""
+
+
+@dataclass(frozen=True)
 class JobState(ExampleState):
     """A question in progress, and the page that shows its answer."""
 

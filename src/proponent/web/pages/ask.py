@@ -105,7 +105,7 @@ def ask_screen(
         n_examples=shown.store.counts.examples,
     )
     if kept is None:
-        return replace(screen, problem=_missing(shown), recent=latest(shown, RECENT), error=error)
+        return replace(screen, problem=shown.missing, recent=latest(shown, RECENT), error=error)
     return replace(
         screen,
         title=kept.answer.headline,
@@ -216,13 +216,3 @@ def require_answer(shown: OpenIndex, state: QuestionState) -> StoredAnswer:
     if kept is None:
         raise InputError("this index has no answer to this question yet: ask it first")
     return kept
-
-
-def _missing(shown: OpenIndex) -> str:
-    folder = shown.run_folder
-    if folder.exists():
-        return ""
-    return (
-        f"New texts cannot be asked: model folder {folder} is missing. Stored answers and all other pages work. If "
-        "the folder has moved, start again with --run FOLDER."
-    )

@@ -169,4 +169,32 @@
     }
     scrollTo(0, known.y);
   });
+
+  // A file that is dropped on the form of a test set is sent at once; one that is too large is not sent at all.
+  const dropped = (event) => event.target.closest?.("[data-drop]");
+  const fits = (form) => {
+    const file = form.querySelector('input[type="file"]').files[0];
+    const large = Boolean(file) && file.size > Number(form.dataset.most);
+    form.querySelector(".wh-too-large").hidden = !large;
+    return !large;
+  };
+  document.addEventListener("dragover", (event) => {
+    const form = dropped(event);
+    if (!form) return;
+    event.preventDefault();
+    form.classList.add("wh-over");
+  });
+  document.addEventListener("dragleave", (event) => dropped(event)?.classList.remove("wh-over"));
+  document.addEventListener("drop", (event) => {
+    const form = dropped(event);
+    if (!form) return;
+    event.preventDefault();
+    form.classList.remove("wh-over");
+    if (!event.dataTransfer.files.length) return;
+    form.querySelector('input[type="file"]').files = event.dataTransfer.files;
+    form.requestSubmit();
+  });
+  document.addEventListener("submit", (event) => {
+    if (event.target.matches("[data-drop]") && !fits(event.target)) event.preventDefault();
+  });
 })();

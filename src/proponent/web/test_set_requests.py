@@ -1,0 +1,76 @@
+"""What the forms of the pages of a test set ask for: to take a file, to predict it, to explain one of its rows."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from proponent.errors import InputError
+from proponent.plain_text import visible
+from proponent.web.error_tasks import ErrorsTask, stored_errors
+from proponent.web.model_worker import ModelWorker
+from proponent.web.open_indexes import OpenIndex
+from proponent.web.pages.predictions import question_of
+from proponent.web.states import Question
+from proponent.web.test_sets import (
+    NOT_A_CLASSIFIER,
+    OpenTestSet,
+    OpenTestSets,
+    PredictTask,
+    columns_of,
+    read_test_set,
+)
+from proponent.web.uploads import Upload
+
+LONGEST_NAME = 120
+"""Characters that are kept of the name of a file."""
+
+
+def take_file(test_sets: OpenTestSets, shown: OpenIndex, sent: Upload, fields: Mapping[str, str]) -> OpenTestSet:
+    """Read the file of a test set and hold it; InputError if it cannot be used."""
+    if not shown.classifier:
+        raise InputError(NOT_A_CLASSIFIER)
+    if sent.problem:
+        raise InputError(sent.problem)
+    usual = columns_of(shown)
+    named = {role: fields[role].strip() for role in ("text", "label", "text_pair") if role in fields}
+    columns = replace(usual, **{role: name for role, name in named.items() if name or role == "label"})
+    name = sent.name.replace("\\", "/").rsplit("/", 1)[-1]
+    made = read_test_set(sent.path, visible(name)[-LONGEST_NAME:], columns)
+    test_sets.add(made)
+    return made
+
+
+def start_predicting(
+    test_sets: OpenTestSets, asker: ModelWorker, shown: OpenIndex, test_set: OpenTestSet, *, again: bool = False
+) -> None:
+    """Predict a test set in the process with the model, unless that is stored."""
+    if not shown.classifier:
+        raise InputError(NOT_A_CLASSIFIER)
+    judged = test_sets.judged(shown, test_set)
+    if judged.predictions is None or again:
+        asker.work(PredictTask(judged), shown.source, "predicting")
+
+
+def start_explaining(
+    test_sets: OpenTestSets, asker: ModelWorker, shown: OpenIndex, test_set: OpenTestSet | None
+) -> None:
+    """Explain the wrong predictions of a test set in the process with the model."""
+    judged = None if test_set is None or not shown.classifier else test_sets.judged(shown, test_set)
+    found = None if judged is None else judged.predictions
+    if judged is None or found is None:
+        raise InputError("this test set is not predicted yet: predict it first")
+    if not found.wrong.any():
+        raise InputError("no prediction of this test set is wrong: there is nothing to explain")
+    stored_errors(judged).forget()
+    asker.work(ErrorsTask(judged, found), shown.source, "explaining")
+
+
+def asked_row(test_sets: OpenTestSets, shown: OpenIndex, fields: Mapping[str, str]) -> Question:
+    """The question about a row that a form names."""
+    test_set, row = test_sets.get(fields.get("set", "")), fields.get("row", "")
+    found = None if test_set is None or not shown.classifier else test_sets.judged(shown, test_set)
+    predictions = None if found is None else found.predictions
+    if found is None or predictions is None:
+        raise InputError("this test set is not predicted yet: predict it first")
+    if not (row.isascii() and row.isdecimal() and len(row) < 10):
+        raise InputError("this form does not say which row it is about: reload the page")
+    return question_of(found, predictions, int(row))
