@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from proponent.data.door import most_repeated, most_rows, most_unfolded, too_far
+from proponent.data.parquet_footer import columns, footer_place
 from proponent.data.parquet_pages import unfolding
 from proponent.data.untyped import pa, parquet
 
@@ -14,12 +15,19 @@ BATCH = 64 * 2**20
 """Bytes that the texts of a batch may take; a batch with longer ones has fewer rows."""
 
 
+_TAIL = 8
+
+
 class ParquetColumns:
     """A Parquet file of a size, from a source that pyarrow has opened. ValueError where it unfolds too far."""
 
     def __init__(self, source: Any, size: int, **how: Any) -> None:
         self._source, self._size = source, size
+        at, length = footer_place(source.read_at(min(size, _TAIL), max(0, size - _TAIL)), size)
+        self.chunks = columns(source.read_at(length, at))
         self.file = parquet.ParquetFile(source, page_checksum_verification=True, **how)
+        if len(self.chunks) != self.file.num_row_groups:
+            raise ValueError("row groups that cannot be read")
         counts = [self.file.metadata.row_group(one).num_rows for one in range(self.file.num_row_groups)]
         self.counts: tuple[int, ...] = tuple(map(int, counts))
         if any(one < 0 for one in self.counts) or sum(self.counts) > most_rows(size):
@@ -56,10 +64,9 @@ class ParquetColumns:
 
     def _rows(self, name: str, group: int, most: int) -> int:
         """How many rows of a group are read at a time."""
-        held, rows = self.file.metadata.row_group(group), STRETCH
-        for number in range(held.num_columns):
-            chunk = held.column(number)
-            if chunk.path_in_schema != name and not chunk.path_in_schema.startswith(f"{name}."):
+        rows = STRETCH
+        for chunk in self.chunks[group]:
+            if chunk.path != name and not chunk.path.startswith(f"{name}."):
                 continue
             found = unfolding(self._read, chunk)
             if max(found.pages, found.values * found.width) > most:

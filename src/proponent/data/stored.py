@@ -68,11 +68,10 @@ class StoredExamples:
         """Whether any example has a value in a column, without reading it if the file's metadata suffices."""
         if name not in self.names:
             return False
-        groups = [self._file.metadata.row_group(one) for one in range(self._file.num_row_groups)]
-        known = [group.column(self.names.index(name)).statistics for group in groups]
-        if any(one is None or not one.has_null_count for one in known):
+        known = [chunk for group in self._parts.chunks for chunk in group if chunk.path == name]
+        if len(known) < len(self._parts.chunks) or any(chunk.nulls is None for chunk in known):
             return any(value is not None for value in self.column(name))
-        return any(one.null_count < group.num_rows for one, group in zip(known, groups, strict=True))
+        return any((chunk.nulls or 0) < chunk.values for chunk in known)
 
     def column(self, name: str) -> list[Any]:
         """Read one column."""
