@@ -26,7 +26,7 @@ PANELS = {
     "Start": ["demo", "train", "check"],
     "Index": ["plan", "index", "info", "verify", "delete", "merge"],
     "Explain": ["explain", "groups", "report", "serve", "methods"],
-    "Clean data": ["labels", "poison", "bias", "apply"],
+    "Clean data": ["labels", "poison", "bias", "apply", "compare"],
     "Act": ["mend", "weigh", "prune", "spectrum", "nmtune"],
     "Compare": ["unlearn", "transfer", "probe"],
     "Prove": ["evaluate", "tune", "rollback"],

@@ -773,3 +773,28 @@ def test_the_number_of_a_class_has_at_most_64_bits():
     for label in (2**63, 1e300, -(2**63) - 1):
         with pytest.raises(DataError, match=r"'label', row 1 holds .*: class numbers are limited to 64 bits"):
             read([{"text": "t", "label": 1}, {"text": "t", "label": label}])
+
+
+def test_a_header_of_very_many_columns_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text(",".join(f"c{one}" for one in range(300_000)) + "\n", encoding="utf-8")
+    began = time.process_time()
+    with pytest.raises(DataError, match=r"300,000 columns, and at most 10,000 are read: is the separator right"):
+        read(path)
+    assert time.process_time() - began < 20
+
+
+def test_a_role_that_is_no_text_names_its_row(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": role, "content": "a"}, {"role": "assistant", "content": "b"}]}
+        for role in ("user", "\ud800")
+    ]
+    path = tmp_path / "chat.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=r"row 1 \(line 2\) holds an unpaired surrogate"):
+        read(path)
+    path.write_text(
+        json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\0"}]})
+    )
+    with pytest.raises(DataError, match=r"row 0 \(line 1\) holds a NUL"):
+        read(path)

@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, news: tiny.Tiny) -> Put:
     tiny.write_csv(home / "train.csv", news.rows)
     tiny.write_csv(home / "clean.csv", [one | {"id": f"c{at}"} for at, one in enumerate(runs.rows(16, seed=3))])
     tiny.write_csv(home / "more.csv", [one | {"id": f"m{at}"} for at, one in enumerate(runs.rows(6, seed=4))])
-    tiny.write_csv(home / "errors.csv", [one | {"id": f"e{at}"} for at, one in enumerate(runs.rows(4, seed=5))])
+    tiny.write_csv(home / "test.csv", [one | {"id": f"e{at}"} for at, one in enumerate(runs.rows(12, seed=5))])
     (home / "runs").mkdir()
     shutil.copytree(news.run, home / "runs" / "news")
     shutil.copytree(news.index, home / "news.index")

@@ -2,8 +2,10 @@
 
 import csv
 import importlib
+import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -497,6 +499,32 @@ def test_a_report_of_other_data_is_refused(noisy: Tiny):
     labels[9] = labels[10]
     with pytest.raises(MismatchError, match=r"in the data set and .* in the index"):
         matched(report, 60, ids, labels)
+    swap = {"World": "Sports", "Sports": "World"}
+    with pytest.raises(MismatchError, match=r"in the data set and .* in the index"):
+        matched(report, 60, ids, [swap.get(row["label"], row["label"]) for row in noisy.rows])
+    labels = [row["label"] for row in noisy.rows]
+    labels[9] = "Weather"
+    with pytest.raises(MismatchError, match="several labels of the data set stand for"):
+        matched(report, 60, ids, labels)
+    twice = replace(report, rows=(*report.rows[:1], replace(report.rows[1], row=report.rows[0].row)))
+    with pytest.raises(MismatchError, match="rows of several files have the same numbers"):
+        matched(twice, 60, None, None)
+
+
+def test_rows_without_a_group_stand_alone(noisy: Tiny):
+    groups = [""] * 50 + ["one"] * 10
+    found = cross_validate(Store(noisy.index), groups=groups)
+    ungrouped = cross_validate(Store(noisy.index), groups=[f"g{at}" for at in range(50)] + ["one"] * 10)
+    np.testing.assert_allclose(found.sources["words"], ungrouped.sources["words"])
+
+
+def test_features_of_the_run_itself_are_said_to_have_seen_the_labels(said: Said, noisy: Tiny, tmp_path: Path):
+    words = ["labels", noisy.index, "--out", tmp_path / "s.csv", "--cross-validate", "--json"]
+    code, out, _ = said(*words, "--encoder", "run", "-q")
+    assert code == 0
+    assert any("trained on every label that it judges" in one for one in json.loads(out)["notes"])
+    code, out, _ = said(*words, "--encoder", "none", "-q")
+    assert not any("trained on every label" in one for one in json.loads(out)["notes"])
 
 
 def test_without_cleanlab_there_is_a_way_out(monkeypatch: pytest.MonkeyPatch):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from proponent.data import read
 from proponent.data.parquet_footer import MOST_FOOTER, Chunk, columns, footer_place
 from proponent.data.thrift_compact import BINARY, I32, I64, Many, Struct, parsed
+from proponent.errors import DataError
 
 
 def footer(path: Path) -> bytes:
@@ -115,8 +116,20 @@ def test_a_field_that_occurs_twice_or_has_another_kind_is_refused() -> None:
         parsed(bytes([0x26, 6, 0]), 0, wanted)
     with pytest.raises(ValueError, match="nested too deeply"):
         parsed(bytes([0x1C] * 40), 0, Struct({}))
+    with pytest.raises(ValueError, match="no writer makes"):
+        parsed(bytes([0x25, 6, 0x10, 0]), 0, wanted)  # others take every byte of kind 0 for the end
+    with pytest.raises(ValueError, match="64 bits"):
+        parsed(bytes([0x26, *[0xFF] * 9, 0x7F, 0]), 0, Struct({2: I64}))
+    with pytest.raises(ValueError, match="32 bits"):
+        parsed(bytes([0x25, *[0xFF] * 5, 0x01, 0]), 0, wanted)
+    with pytest.raises(ValueError, match="too many parts"):
+        parsed(bytes([0x19, 0x38, 0, 0, 0, 0]), 0, Struct({1: Many(BINARY, 2)}))
+    with pytest.raises(ValueError, match="without what it needs"):
+        parsed(bytes([0]), 0, Struct({2: I32}, frozenset({2})))
+    with pytest.raises(ValueError, match="unknown kind"):
+        parsed(bytes([0x19, 0x20, 0, 0, 0]), 0, Struct({}))  # a list of parts of kind 0
     with pytest.raises(ValueError, match="longer than its file"):
-        parsed(bytes([0x19, 0xF8, 0xFF, 0xFF, 0x7F, 0]), 0, Struct({1: Many(BINARY)}))
+        parsed(bytes([0x19, 0xF8, 0xFF, 0xFF, 0x7F, 0]), 0, Struct({1: Many(BINARY, 9)}))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +165,7 @@ def test_skipped_values_of_every_kind(tmp_path: Path) -> None:
     chance = random.Random(0)
     for _ in range(300):  # any bytes: an answer or one of the two errors
         try:
-            parsed(chance.randbytes(60), 0, Struct({1: Many(Struct({1: I64})), 2: BINARY}))
+            parsed(chance.randbytes(60), 0, Struct({1: Many(Struct({1: I64}), 9), 2: BINARY}))
         except (ValueError, IndexError):
             continue
 
@@ -161,3 +174,23 @@ def test_a_file_of_many_groups_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"text": [f"t{one}" for one in range(500)]}), path, row_group_size=1)
     assert [one.text for one in read(path)][::100] == ["t0", "t100", "t200", "t300", "t400"]
+
+
+def test_a_dictionary_that_only_others_see_is_refused(tmp_path: Path) -> None:
+    """Its offset has 65 bits, of which some readers keep 64."""
+    path = tmp_path / "a.parquet"
+    texts = pa.array(["x" * 3000, "y"]).take(pa.array([0, 1] * 2000))
+    parquet.write_table(pa.table({"text": texts}), path, compression="zstd")
+    found = parquet.ParquetFile(path).metadata.row_group(0).column(0)
+    data = path.read_bytes()
+    at, length = footer_place(data[-8:], len(data))
+    coded = bytes([2 * found.dictionary_page_offset])
+    assert data[at : at + length].count(b"\x26" + coded) >= 1  # field 11 after field 9
+    place = data.index(b"\x26" + coded, at) + 1
+    longer = bytes([coded[0] | 128, *[128] * 8, 4])
+    made = data[:place] + longer + data[place + 1 : -8] + (length + len(longer) - 1).to_bytes(4, "little") + b"PAR1"
+    with pytest.raises(ValueError, match="64 bits"):
+        columns(made[at:-8])
+    path.write_bytes(made)
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        read(path)

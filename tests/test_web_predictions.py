@@ -441,6 +441,15 @@ def test_nonsense_is_no_form(body: bytes) -> None:
         read_whole(FormReader(b"x"), body)
 
 
+def test_all_fields_together_have_a_size() -> None:
+    field = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"y" * 5000 + b"\r\n"
+    with pytest.raises(FormError, match="fields of the form take more than 16,384 bytes"):
+        read_whole(FormReader(b"x"), field * 10)
+    short = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\ny\r\n'
+    with pytest.raises(FormError, match="more than 20 fields"):
+        read_whole(FormReader(b"x"), short * 30)
+
+
 def test_only_forms_have_a_boundary() -> None:
     assert boundary_of(b"multipart/form-data; boundary=abc") == b"abc"
     assert boundary_of(b'Multipart/Form-Data; boundary="a b"') == b"a b"

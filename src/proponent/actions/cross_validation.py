@@ -13,6 +13,11 @@ from proponent.plain_text import visible
 from proponent.store import Store
 from proponent.types import Example
 
+OWN_FEATURES = (
+    "the features are those of the run's own encoder, which was trained on every label that it judges here, wrong ones "
+    "too: only the regression on them is out of sample; --encoder with a pretrained model has seen none"
+)
+
 
 def cross_validate(
     store: Store,
@@ -22,6 +27,7 @@ def cross_validate(
     groups: Sequence[str] | None = None,
     folds: int = FOLDS,
     seed: int = 0,
+    notes: Sequence[str] = (),
 ) -> OutOfSample:
     """Cross-validate the labels of an index by the words of its texts, and by the features of an encoder.
 
@@ -32,6 +38,7 @@ def cross_validate(
         groups: a group for each row of the index, kept in one fold; near-duplicates are kept so always.
         folds: number of folds; classes are spread over them.
         seed: of the folds.
+        notes: what a reader must know about the features.
 
     Returns:
         Probabilities by `words` and by `encoder`; NaN for rows that are not available.
@@ -50,12 +57,13 @@ def cross_validate(
     texts = [" ".join(filter(None, one)) for one in zip(store.examples["text"], _seconds(store), strict=True)]
     texts = [texts[place] for place in places.tolist()]
     near = near_pairs(Bags.of(texts))
-    own = None if groups is None else np.unique([groups[place] for place in places.tolist()], return_inverse=True)[1]
+    own = None if groups is None else _numbered([groups[place] for place in places.tolist()])
     fold = stratified_folds(labels, joined(near, own, len(texts)), folds, seed)
     found = {"words": held_out_words(texts, labels, len(names), fold)}
     if features is not None:
         examples = [store.example(place) for place in places.tolist()]
-        found[encoder or "encoder"] = held_out_features(features(examples), labels, len(names), fold)
+        name = encoder if encoder not in {"", "words", "file", "run"} else f"encoder {encoder}".strip()
+        found[name] = held_out_features(features(examples), labels, len(names), fold)
     alone = [str(names[one]) for one in _alone(labels, fold)]
     return OutOfSample(
         {name: _spread(store.n, places, _without(one, labels, fold)) for name, one in found.items()},
@@ -65,8 +73,15 @@ def cross_validate(
                 f"class {visible(one)} has too few rows to be cross-validated: its labels are judged by the run alone"
                 for one in alone
             ),
+            *notes,
         ),
     )
+
+
+def _numbered(groups: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """Numbers of groups; a row without a value is a group of its own."""
+    alone = (group or f"\0{place}" for place, group in enumerate(groups))
+    return np.unique(list(alone), return_inverse=True)[1].astype(np.int64)
 
 
 def _seconds(store: Store) -> list[str | None]:

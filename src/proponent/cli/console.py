@@ -76,8 +76,8 @@ class Prompt:
             known = [*SETTINGS, "help", "quit"]
             raise InputError(f"unknown command :{name}{nearest(name, known)}: type :help, or :: before such a text")
         elif name == "k":
-            if value is None or not value.isdecimal() or int(value) < 1:
-                raise InputError(f":k {value or ''}: give a whole number of at least 1, such as :k 5")
+            if value is None or not value.isdecimal() or len(value) > 9 or int(value) < 1:
+                raise InputError(f":k {(value or '')[:20]}: give a whole number of at least 1, such as :k 5")
             self._set("k", int(value))
         else:
             if name in {"label", "against"} and value is not None:

@@ -49,15 +49,16 @@ Filters = Annotated[
 IdsFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Only examples whose ids are listed in this file, one per line.")
 ]
+ExplainedClass = Annotated[
+    str | None, typer.Option(help="Class to explain, by name or number (default: the predicted one).")
+]
+LoopFields = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Setting of such a method: neighbours=token; repeatable."),
+]
 HideFunctionWords = Annotated[
     bool,
     typer.Option("--hide-function-words", help="Name no function words (English) and no punctuation; only count them."),
-]
-
-
-Filters = Annotated[
-    list[str] | None,
-    typer.Option("--where", metavar="COLUMN=VALUE", help="Only examples with this label or source; may be repeated."),
 ]
 
 
@@ -72,9 +73,7 @@ def explain(
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="- reads stdin; on a terminal, none: a prompt.")
     ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="Class to explain, by name or number (default: the predicted one).")
-    ] = None,
+    label: ExplainedClass = None,
     against: Against = None,
     pair: Annotated[str | None, typer.Option(help="Second text of the pair.")] = None,
     target: Annotated[
@@ -92,10 +91,7 @@ def explain(
         str | None, typer.Option(help="replay or rollback: pass a RUN that recorded it in place of INDEX.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Training data of the run (replay, rollback).")] = None,
-    fields: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Setting of such a method: neighbours=token; repeatable."),
-    ] = None,
+    fields: LoopFields = None,
 ) -> None:
     """Explain an output: the training examples, and the words in them, that helped or hurt it."""
     usable(html, "--html")

@@ -72,11 +72,11 @@ class OutOfSampleOptions:
         return sum(found[1:], found[0]) if found else None
 
     def _fitted(self, store: "Store", opening: IndexOptions, output: OutputOptions) -> "OutOfSample":
-        from proponent.actions.cross_validation import cross_validate
+        from proponent.actions.cross_validation import OWN_FEATURES, cross_validate
         from proponent.actions.group_columns import data_column
 
         groups = None if self.group_column is None else data_column(store, self.group_column, self.data or ())
-        named = self.encoder
+        named, own = self.encoder, self.encoder in {None, "run"}
         if named is None or named == "run":
             named = _own_encoder(store, opening, output, asked=named is not None)
         elif named != "none":
@@ -90,7 +90,8 @@ class OutOfSampleOptions:
         def features(examples: "Sequence[Example]") -> Any:
             return encoding.features(named, examples, output)
 
-        return cross_validate(store, features, encoder=named, groups=groups, folds=self.folds)
+        notes = (OWN_FEATURES,) if own else ()
+        return cross_validate(store, features, encoder=named, groups=groups, folds=self.folds, notes=notes)
 
 
 def _own_encoder(store: "Store", opening: IndexOptions, output: OutputOptions, *, asked: bool) -> str:

@@ -52,7 +52,9 @@ def contents_of(table: RawTable, layout: Layout, messages: str) -> Iterator[Cont
         for row in range(cut.start, cut.stop):
             values = {name: _plain(column[row - start]) for name, column in cells.items()}
             content = read(_Row(table, row), {name: value for name, value in values.items() if not is_null(value)})
-            refuse_odd_characters(table, layout, row, list(content.parts))
+            refuse_odd_characters(table, layout, row, ["\n".join(content.parts)])
+            if not isinstance(content, Prompted):  # roles, tools and settings are kept, too
+                refuse_odd_characters(table, layout, row, [to_json(content)])
             yield content
 
 

@@ -9,13 +9,17 @@ from typing import Any
 
 from proponent.data.thrift_compact import BINARY, I32, I64, Many, Struct, parsed
 
-MOST_FOOTER = 16 * 2**20
-"""Maximum bytes of a footer: some 100,000 columns of row groups."""
+MOST_FOOTER = 4 * 2**20
+"""Maximum bytes of a footer: some 25,000 columns of row groups."""
 
 _TAIL = 8
 _TYPES = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
-_COLUMN = Struct({1: I32, 3: Many(BINARY), 5: I64, 7: I64, 9: I64, 11: I64, 12: Struct({3: I64})})
-_FOOTER = Struct({4: Many(Struct({1: Many(Struct({3: _COLUMN}))}))})
+_MOST_PARTS = 1 << 15
+_COLUMN = Struct(
+    {1: I32, 3: Many(BINARY, 100), 5: I64, 7: I64, 9: I64, 11: I64, 12: Struct({3: I64})}, frozenset({1, 3, 5, 7, 9})
+)
+_GROUP = Struct({1: Many(Struct({3: _COLUMN}, frozenset({3})), _MOST_PARTS)}, frozenset({1}))
+_FOOTER = Struct({4: Many(_GROUP, _MOST_PARTS)}, frozenset({4}))
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def columns(footer: bytes) -> tuple[tuple[Chunk, ...], ...]:
         _, found = parsed(footer, 0, _FOOTER)
     except IndexError as error:
         raise ValueError("a footer that is cut off") from error
-    return tuple(tuple(_chunk(one.get(3)) for one in group.get(1, ())) for group in found.get(4, ()))
+    return tuple(tuple(_chunk(one[3]) for one in group[1]) for group in found[4])
 
 
 def footer_place(tail: bytes, size: int) -> tuple[int, int]:
@@ -49,15 +53,13 @@ def footer_place(tail: bytes, size: int) -> tuple[int, int]:
     return size - _TAIL - length, length
 
 
-def _chunk(held: dict[int, Any] | None) -> Chunk:
-    if held is None or not {1, 3, 5, 7, 9} <= held.keys():
-        raise ValueError("a column without its place")
+def _chunk(held: dict[int, Any]) -> Chunk:
     kind: int = held[1]
     if not 0 <= kind < len(_TYPES):
         raise ValueError("a column of an unknown type")
-    first = held.get(11)
-    begin = first if first is not None and 0 < first < held[9] else held[9]
-    if min(held[5], held[7], begin) < 0:
-        raise ValueError("a column of a negative size")
+    first: int = held.get(11, 0)  # 0, or behind the first page, where there is no dictionary
+    if min(held[5], held[7], held[9], first) < 0:
+        raise ValueError("a column that lies nowhere")
+    begin = first if 0 < first < held[9] else held[9]
     path = ".".join(one.decode("utf-8") for one in held[3])
     return Chunk(path, _TYPES[kind], held[5], begin, held[7], held.get(12, {}).get(3))

@@ -55,6 +55,8 @@ def unfolding(read: Read, chunk: Chunk) -> Unfolding:
         at += size + packed
     else:
         raise ValueError(f"more than {MOST_PAGES:,} pages")
+    if values < chunk.values:
+        raise ValueError(f"pages of {values:,} values, and {chunk.values:,} are stated")
     longest = longest if chunk.physical_type in _TEXTS else 0
     return Unfolding(pages, longest, values, _WIDTHS.get(chunk.physical_type, 8))
 

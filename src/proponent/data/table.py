@@ -55,15 +55,23 @@ def short(value: object, limit: int = 60) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+MOST_COLUMNS = 10_000
+"""Maximum columns of a data set: every one is looked at several times."""
+
+
 def check_names(name: str, column_names: Sequence[object]) -> tuple[str, ...]:
     """Refuse column names that are not text or appear twice."""
-    checked: list[str] = []
+    if len(column_names) > MOST_COLUMNS:
+        raise DataError(
+            f"{name}: {len(column_names):,} columns, and at most {MOST_COLUMNS:,} are read: is the separator right?"
+        )
+    checked: dict[str, None] = {}
     for column in column_names:
         if not isinstance(column, str):
             raise DataError(f"{name}: the column name {short(column)} is not text: rename the column")
         if column in checked:
             raise DataError(f"{name}: two columns are named {short(column)}: rename one of them")
-        checked.append(column)
+        checked[column] = None
     return tuple(checked)
 
 

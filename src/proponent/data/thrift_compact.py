@@ -1,6 +1,7 @@
 """Thrift's compact protocol, as far as Parquet needs it: what is wanted is read, everything else is stepped over.
 
-A field that occurs twice, and one of another kind than is wanted, are refused: libraries disagree on which counts.
+What libraries read in different ways is refused: a field that occurs twice or is of another kind than is wanted, an
+end of a structure that is not one zero byte, a number of more bits than its kind has.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 I32, I64, BINARY = 5, 6, 8
 _STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _LIST, _SET, _MAP, _STRUCT = 0, 1, 2, 3, 7, 9, 10, 11, 12
+_NUMBERS = frozenset({4, I32, I64})
 DEEPEST = 8
 MOST_FIELDS = 1 << 15
 """Least number of a field that no structure has: they are numbers of 16 bits."""
@@ -19,6 +21,7 @@ class Struct:
     """A structure: the wanted fields by number."""
 
     fields: "Mapping[int, Wanted]"
+    needed: frozenset[int] = frozenset()  # fields that must be there
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Many:
     """A list of equal parts."""
 
     of: "Wanted"
+    most: int  # maximum number of parts
 
 
 Wanted = int | Struct | Many
@@ -40,14 +44,16 @@ def parsed(data: bytes, at: int, wanted: Wanted, depth: int = 0) -> tuple[int, A
         return _struct(data, at, wanted, depth)
     if isinstance(wanted, Many):
         at, count, kind = _list_head(data, at)
-        if count and kind != _kind(wanted.of):
-            raise ValueError("a list of another kind")
+        if (count and kind != _kind(wanted.of)) or count > wanted.most:
+            raise ValueError("a list of another kind, or of too many parts")
         values: list[Any] = []
         for _ in range(count):
             at, value = parsed(data, at, wanted.of, depth + 1)
             values.append(value)
         return at, values
     at, number = varint(data, at)
+    if wanted == I32 and number >= 1 << 32:
+        raise ValueError("a number of more than 32 bits")
     if wanted != BINARY:
         return at, number >> 1 ^ -(number & 1)
     return _within(data, at + number), data[at : at + number]
@@ -60,10 +66,10 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         value |= (byte & 127) << shift
         at, shift = at + 1, shift + 7
-        if byte < 128:
+        if byte < 128 and value < 1 << 64:
             return at, value
-        if shift > 63:
-            raise ValueError("a number that is too long")
+        if byte < 128 or shift > 63:
+            raise ValueError("a number of more than 64 bits")
 
 
 def _struct(data: bytes, at: int, wanted: Struct, depth: int) -> tuple[int, dict[int, Any]]:
@@ -71,6 +77,8 @@ def _struct(data: bytes, at: int, wanted: Struct, depth: int) -> tuple[int, dict
     seen: set[int] = set()
     field = 0
     while (head := data[at]) != _STOP:
+        if head & 15 == _STOP:
+            raise ValueError("an end of a structure that no writer makes")
         at += 1
         if head >> 4:
             field += head >> 4
@@ -88,6 +96,8 @@ def _struct(data: bytes, at: int, wanted: Struct, depth: int) -> tuple[int, dict
             raise ValueError(f"a field {field} of another kind")
         else:
             at, found[field] = parsed(data, at, inner, depth + 1)
+    if not wanted.needed <= found.keys():
+        raise ValueError("a structure without what it needs")
     return at + 1, found
 
 
@@ -99,7 +109,7 @@ def _skipped(data: bytes, at: int, kind: int, depth: int) -> int:
         return at
     if kind in {_BYTE, _DOUBLE}:
         return _within(data, at + (1 if kind == _BYTE else 8))
-    if kind < _DOUBLE:
+    if kind in _NUMBERS:
         return varint(data, at)[0]
     if kind == BINARY:
         at, size = varint(data, at)

@@ -1,5 +1,6 @@
 """A report of suspected label errors as an issue type of cleanlab's Datalab; cleanlab is optional."""
 
+from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -92,7 +93,12 @@ def matched(
     """
     if ids is not None and len(set(ids)) < len(ids):
         raise MismatchError("the ids of the data set repeat: make them unique, or leave the column out")
+    if ids is None and len({row.row for row in report.rows}) < len(report.rows):
+        raise MismatchError(
+            "rows of several files have the same numbers: give the data a column of their ids, and name it as id_column"
+        )
     places = {one: at for at, one in enumerate(ids)} if ids is not None else {str(at): at for at in range(n)}
+    classes = {row.given_label for row in report.rows}
     made: dict[str, list[Any]] = {
         "issue": [False] * n,
         "score": [1.0] * n,
@@ -110,10 +116,17 @@ def matched(
                 "the index was built from"
             )
         if given is not None:
-            _refuse_other(row, names.setdefault(str(given[at]), row.given_label), given[at])
+            known = str(given[at])  # a class of the report means itself; another value, such as a number, one class
+            _refuse_other(row, names.setdefault(known, known if known in classes else row.given_label), given[at])
         made["issue"][at], made["score"][at] = row.is_label_issue, row.label_score
         for name in ("given_label", "predicted_label", "suggested_label", "confidence"):
             made[name][at] = getattr(row, name)
+    twice = [one for one, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise MismatchError(
+            f"several labels of the data set stand for {visible(twice[0])} of the index: give Datalab the data that "
+            "the index was built from"
+        )
     return made
 
 

@@ -115,7 +115,7 @@ class Explorer:
         }
         routes = [Route(path, make, methods=["GET"]) for path, make in reads.items()]
         routes += [Route(path, make, methods=["POST"]) for path, make in writes.items()]
-        handled = (HTTPException, ProponentError, OSError)
+        handled = (HTTPException, ProponentError, OSError, MemoryError)
         made = Starlette(routes=routes, exception_handlers=dict.fromkeys(handled, self._problem))
         made.router.redirect_slashes = False
         return made
@@ -318,6 +318,8 @@ class Explorer:
         if isinstance(error, HTTPException):
             status, error = error.status_code, InputError("there is no page at this address")
         else:
+            if isinstance(error, MemoryError):
+                error = InputError("the memory did not suffice: ask for less, or bring a smaller file")
             if isinstance(error, OSError):
                 error = InputError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
             kinds = {BusyError: 503, InputError: 400, DiskFullError: 507}

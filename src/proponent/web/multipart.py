@@ -38,6 +38,7 @@ class FormReader:
         self.filename: str | None = None
         self._mark = b"\r\n--" + boundary
         self._held = b"\r\n"  # the first line is a mark without the line end before it
+        self._left, self._parts = HEAD_BYTES, 0  # of the fields: bytes that may still come, and how many came
         self._at: Literal["fields", "file", "end"] = "fields"
 
     def feed(self, data: bytes) -> bytes:
@@ -77,10 +78,11 @@ class FormReader:
             if after < 0:
                 break
             self.fields[name] = self._held[stop + 4 : after].decode("utf-8", "replace")
-            if len(self.fields) > MOST_FIELDS:
+            self._parts, self._left = self._parts + 1, self._left - after
+            if self._parts > MOST_FIELDS:
                 raise FormError(f"the form has more than {MOST_FIELDS} fields")
             self._held = self._held[after:]
-        if len(self._held) > HEAD_BYTES:
+        if len(self._held) > self._left:
             raise FormError(f"the fields of the form take more than {HEAD_BYTES:,} bytes")
 
     def _named(self, name: str, filename: str, stop: int) -> None:
