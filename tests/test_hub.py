@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proponent.errors import InputError
-from proponent.hub import KINDS, require_model
+from proponent.hub import KINDS, require_model, without_network
 from proponent.models.factorization import FACTS
 
 
@@ -30,3 +30,14 @@ def test_what_is_not_there_is_named_at_once(name: str, why: str, monkeypatch: py
     assert why in str(caught.value)
     assert "--tokenizer" not in str(caught.value)
     assert time.monotonic() - began < 20
+
+
+def test_without_the_network_the_users_token_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import build_hf_headers
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert "authorization" in build_hf_headers()
+    with without_network(True):
+        assert "authorization" not in build_hf_headers()
+    with without_network(False):
+        assert "authorization" in build_hf_headers()

@@ -60,16 +60,19 @@ def require_model(name: str, option: str = "--model", otherwise: str = "train a 
         ) from error
 
 
+_ALONE = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
+
+
 @contextmanager
 def without_network(wanted: bool) -> Generator[None]:
-    """Load without asking a hub: some loaders ask it although they are told to use local files only."""
+    """Load without asking a hub: some loaders ask it, or read the user's token, though they are to use local files."""
     constants: Any = sys.modules.get("huggingface_hub.constants")
     if not wanted or constants is None:
         yield
         return
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
+    before = {name: getattr(constants, name) for name in _ALONE}
+    vars(constants).update(dict.fromkeys(_ALONE, True))
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = before
+        vars(constants).update(before)
