@@ -140,27 +140,39 @@ def fuzz(examples: int) -> dict[str, Any]:
 
 
 def write(options: argparse.Namespace, suites: dict[str, dict[str, Any]]) -> None:
-    """Write the record and the page after each suite, with those of the same day that are not run now."""
+    """Write the record after each suite, with those of the same day, and the page with earlier days' others."""
     date = harness.today()
     path = options.out / f"{date}-torture.json"
     held = json.loads(path.read_text(encoding="utf-8"))["suites"] if path.is_file() else {}
     record = {"date": date, "machine": harness.machine(), "environment": harness.environment(), "suites": held | suites}
     harness.write_json(path, record)
+    options.page.write_text(page(options.out), encoding="utf-8")
+
+
+def page(folder: Path) -> str:
+    """Every suite as it was measured last."""
+    records = [(path.name, json.loads(path.read_text())) for path in sorted(folder.glob("*-torture.json"))]
+    latest = {name: (file, one, figures) for file, one in records for name, figures in one["suites"].items()}
     lines = [
         "# Faults",
         "",
-        f"{date} · {record['machine']} · [record](../benchmarks/results/{path.name}) · `make torture`",
-        "",
-        "A generated index of some tens of examples is built, appended to, deleted from and merged by the real writer "
-        "while something goes wrong. A suite ends at its first failure: a confirmed file lost, more than one shard "
-        "computed again, a wrong answer without an error, an error without the file's name, a final root that differs.",
+        "`make torture`. A generated index of some tens of examples is built, appended to, deleted from and merged by "
+        "the real writer while something goes wrong. A suite ends at its first failure: a confirmed file lost, more "
+        "than one shard computed again, a wrong answer without an error, an error without the file's name, a final "
+        "root that differs. Each suite is shown as it was measured last, with its day.",
         "",
     ]
-    for name, figures in record["suites"].items():
-        lines += [f"## {TITLES[name][0].upper()}{TITLES[name][1:]}", "", "| figure | value |", "|---|---|"]
+    for name, title in TITLES.items():
+        if name not in latest:
+            continue
+        file, record, figures = latest[name]
+        lines += [f"## {title[0].upper()}{title[1:]}", ""]
+        lines += [f"{record['date']} · {record['machine']} · [record](../benchmarks/results/{file})", ""]
+        lines += ["| figure | value |", "|---|---|"]
         lines += [f"| {key.replace('_', ' ')} | {told(value)} |" for key, value in figures.items()]
         lines.append("")
-    options.page.write_text("\n".join(lines), encoding="utf-8")
+    missing = [title for name, title in TITLES.items() if name not in latest]
+    return "\n".join([*lines, *([f"Not measured: {'; '.join(missing)}.", ""] if missing else [])])
 
 
 def told(value: Any) -> str:
