@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from proponent.data import How
 from proponent.errors import InputError
-from proponent.web.states import MOST_VALUES, SIZES, SORTS, ExampleState, PageState, QuestionState, TableState
+from proponent.web.states import (
+    MOST_VALUES,
+    SIZES,
+    SORTS,
+    ErrorsState,
+    ExampleState,
+    PageState,
+    PredictedState,
+    QuestionState,
+    TableState,
+)
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 names = texts.filter(bool)
@@ -29,6 +39,12 @@ browsing = st.fixed_dictionaries({
     "decided": st.lists(st.sampled_from(["keep", "fix", "drop", "none"]), unique=True).map(tuple),
     "low": scores, "high": scores, "sort": sorts, "page": st.integers(1, 10**6), "size": st.sampled_from(SIZES),
 }).map(lambda one: (TableState, one))  # fmt: skip
+predicting = st.fixed_dictionaries({
+    "index": texts, "set": texts, "given": many, "predicted": many, "page": st.integers(1, 10**7),
+    "only": st.sampled_from(["", "wrong", "right", "unjudged", "trained"]),
+    "sort": st.sampled_from(["", "sure", "unsure"]), "size": st.sampled_from(SIZES),
+}).map(lambda one: (PredictedState, one))  # fmt: skip
+erring = st.fixed_dictionaries({"index": texts, "set": texts}).map(lambda one: (ErrorsState, one))
 looking = st.fixed_dictionaries({"index": texts, "id": texts}).map(lambda one: (ExampleState, one))
 
 
@@ -37,7 +53,7 @@ def again(state: PageState) -> PageState:
     return type(state).read(parse_qsl(url.partition("?")[2], keep_blank_values=True))
 
 
-@given(asking | browsing | looking)
+@given(asking | browsing | looking | predicting | erring)
 def test_a_state_comes_back_from_its_url(made: tuple[Any, dict[str, Any]]) -> None:
     state = made[0](**made[1])
     assert again(state) == state
