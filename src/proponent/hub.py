@@ -70,9 +70,14 @@ def without_network(wanted: bool) -> Generator[None]:
     if not wanted or constants is None:
         yield
         return
-    before = {name: getattr(constants, name) for name in _ALONE}
-    vars(constants).update(dict.fromkeys(_ALONE, True))
+    before = [getattr(constants, name) for name in _ALONE]
+    _set(constants, [True] * len(_ALONE))
     try:
         yield
     finally:
-        vars(constants).update(before)
+        _set(constants, before)
+
+
+def _set(constants: Any, values: list[Any]) -> None:
+    for name, value in zip(_ALONE, values, strict=True):
+        setattr(constants, name, value)
