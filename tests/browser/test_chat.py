@@ -46,7 +46,7 @@ def answer(chat: str, chromium: object) -> str:
     """The address of an answer."""
     page = chromium.new_page()  # type: ignore[attr-defined]
     page.goto(f"{chat}/?token={TOKENS[chat]}")
-    page.wait_for_url(f"{chat}/ask")
+    page.wait_for_url(f"{chat}/")
     ask(page, chat)
     url = str(page.url)
     page.close()
