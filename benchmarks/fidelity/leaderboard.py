@@ -175,7 +175,7 @@ def page(results: Path) -> str:
     """The page."""
     lines = [
         "# Leaderboard", "",
-        "Every method and every control of the library on the same runs, the same queries and the same retrains, "
+        "Methods and controls of the library on the same runs, the same queries and the same retrains, "
         "with shipped settings, by `proponent evaluate`. Written by `benchmarks/fidelity/leaderboard.py` from the "
         "dated records; definitions are in [evaluation.md](evaluation.md). 95 % intervals in brackets; the best row "
         "of a setting is bold. A ceiling is what a perfect score would reach against the noise of retraining; where "

@@ -64,9 +64,7 @@ def compare_versions(
     for name, seed in track(jobs, total=len(jobs), label="training", unit="models", quiet=quiet):
         problem = RunProblem(run, rows[name], asked, initial, rules.max_length, rules.counting)
         outputs = TrainingLoop(problem, settings.settings)(np.arange(len(rows[name])), seed)
-        right = None
-        if outputs.log_odds.shape[1] > 1:
-            right = (outputs.predicted == problem.query_labels).astype(np.float64)
+        right = (outputs.predicted == problem.query_labels).astype(np.float64) if run.task.labels else None
         found[name].append((right, outputs.loss))
     accuracy = {name: _stacked([right for right, _ in some]) for name, some in found.items()}
     loss = {name: np.stack([one for _, one in some]) for name, some in found.items()}
