@@ -23,17 +23,20 @@ import tiny
 from explorer import Browser, Reply, lines
 from markup import Structure
 from proponent.actions.correction_diff import Change
+from proponent.actions.decisions import Decision
+from proponent.data import columns
 from proponent.store import Store, delete, watch
 from proponent.store.inventory import inventory
 from proponent.views import Explanation, frames, text_marks, turns
 from proponent.views.frames import Screen
 from proponent.views.page import TEMPLATES, environment
-from proponent.web import downloads, exports, layout, questions
+from proponent.web import downloads, layout, questions, table_columns
 from proponent.web.pages import ask, comparison, confusion, errors, example, groups, home, pick, predictions
 from proponent.web.pages import index as index_pages
 from proponent.web.pages import table as table_pages
 from proponent.web.questions import Questions
 from proponent.web.states import ExampleState, Question, QuestionState, TableState
+from proponent.web.table_columns import columns_of
 
 
 @pytest.fixture(scope="module")
@@ -511,13 +514,30 @@ def test_files_of_the_table_open_elsewhere_and_hold_the_same(browser: Browser, t
         assert float(one["loss"]) == other["loss"]
 
 
+@pytest.mark.parametrize("sort", [(), ("-loss",), ("label", "-length"), ("predicted", "source", "-id")])
+def test_columns_of_the_table_are_those_of_its_rows(browser: Browser, sort: tuple[str, ...]) -> None:
+    shown = browser.open_indexes.first
+    table, names = shown.table, {"given_label": "label", "label_score": "quality", "decision": "decided"}
+    names |= {"predicted_label": "predicted", "suggested_label": "suggested", "is_label_issue": "flagged"}
+    ids = table.whole.column("id").to_pylist()
+    decisions = {ids[3]: Decision(ids[3], "drop", None, ""), ids[5]: Decision(ids[5], "fix", table.names[0], "")}
+    places = table.select(TableState(sort=sort), decisions).places
+    columns, rows = columns_of(table, places, decisions), table_pages.rows_of(shown, places, decisions)
+    assert len(rows) == len(table)
+    for name, column in columns.items():
+        assert list(column) == [getattr(row, names.get(name, name)) for row in rows], name
+    ranks = [table._ranked(key.removeprefix("-")) * (-1 if key.startswith("-") else 1) for key in sort]
+    assert places.tolist() == sorted(range(len(table)), key=lambda place: [rank[place] for rank in ranks])
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "cleanlab"])
 def test_files_that_are_made_and_sent_in_parts_are_the_same(
     browser: Browser, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     url = f"/export/table.{kind}?sort=-loss"
     whole = browser.get(url)
-    monkeypatch.setattr(exports, "BLOCK", 7)
+    monkeypatch.setattr(columns, "BLOCK", 7)
+    monkeypatch.setattr(table_columns, "BLOCK", 9)
     monkeypatch.setattr(downloads, "PART", 100)
     parts = browser.get(url)
     assert len(whole.body) > 1000

@@ -5,6 +5,7 @@ validated rows with stable ids and a content fingerprint. Tables that proponent 
 """
 
 from proponent.data.arrow import write_parquet
+from proponent.data.columns import Column, named
 from proponent.data.conversations import Layout, from_json, native, to_json
 from proponent.data.examples import Columns, Examples
 from proponent.data.near_columns import near_column
@@ -16,6 +17,7 @@ from proponent.data.stored import StoredExamples, parquet_bytes
 from proponent.data.whole import ExampleColumns, How, SearchResult, WordSets, spans, spans_in_time
 
 __all__ = [
+    "Column",
     "Columns",
     "ExampleColumns",
     "Examples",
@@ -27,6 +29,7 @@ __all__ = [
     "StoredExamples",
     "WordSets",
     "from_json",
+    "named",
     "native",
     "near_column",
     "parquet_bytes",

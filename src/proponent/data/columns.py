@@ -7,7 +7,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int
 
-from proponent.data.untyped import pa
+from proponent.data.untyped import compute, pa
 
 Rows = range | Int[np.ndarray, " _"]
 
@@ -66,6 +66,8 @@ class Column(Sequence[Any]):
     def _values(self, rows: Rows) -> list[Any]:
         if isinstance(rows, range) and rows.step == 1:  # much cheaper than one index at a time
             found = self._data.slice(rows.start, len(rows)).to_pylist()
+        elif self._data.num_chunks == 1:  # from several chunks, Arrow would join all of them
+            found = self._data.take(pack_numbers(np.asarray(rows, dtype=np.int64))).to_pylist()
         else:
             found = [self._data[int(row)].as_py() for row in rows]
         return found if self.decode is None else list(map(self.decode, found))
@@ -99,6 +101,12 @@ def pack_texts(texts: Sequence[str | None]) -> Any:
     np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)), out=offsets[1:])
     buffers = [_mask(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(_TEXT, len(encoded), buffers)
+
+
+def named(codes: Int[np.ndarray, " n"], names: Sequence[str]) -> Column:
+    """Names by their code; None for a code below 0."""
+    found = pa.array(list(names), _TEXT).take(pack_numbers(np.maximum(codes, 0).astype(np.int64)))
+    return Column(compute.if_else(pa.array(codes >= 0), found, pa.scalar(None, _TEXT)))
 
 
 def pack_numbers(numbers: Int[np.ndarray, " n"]) -> Any:

@@ -84,12 +84,14 @@ def _write(file: TextSink, names: Sequence[str], rows: Iterable[Sequence[object]
 
     def safe(cells: Iterable[object]) -> list[object]:
         nonlocal guarded
-        row = [_plain(cell) for cell in cells]
-        if guard:
-            for i, cell in enumerate(row):
-                if isinstance(cell, str) and _may_be_formula(cell):
-                    row[i] = "'" + cell
-                    guarded += 1
+        row = list(cells)
+        for at, cell in enumerate(row):
+            if cell is None or isinstance(cell, int | float):
+                continue
+            text = row[at] = cell if isinstance(cell, str) else _plain(cell)
+            if guard and text and not text[0].isalnum() and _may_be_formula(text):  # nearly every cell ends before it
+                row[at] = "'" + text
+                guarded += 1
         return row
 
     # \r\n: with \n alone, csv before Python 3.13 leaves a lone \r in a text unquoted, which readers see as a new row
@@ -107,7 +109,5 @@ def _may_be_formula(cell: str) -> bool:
     return bare.startswith(tuple(_SIGNS)) and not _NUMBER.fullmatch(cell.strip(" "))
 
 
-def _plain(cell: object) -> object:
-    if isinstance(cell, list | tuple | dict):
-        return json.dumps(cell, ensure_ascii=False, default=str)
-    return cell if cell is None or isinstance(cell, str | int | float) else str(cell)
+def _plain(cell: object) -> str:
+    return json.dumps(cell, ensure_ascii=False, default=str) if isinstance(cell, list | tuple | dict) else str(cell)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from proponent.data.columns import pack_numbers, pack_texts
+from proponent.data.columns import Column, pack_numbers, pack_texts
 from proponent.data.stored import StoredExamples
 from proponent.data.untyped import compute, pa
 from proponent.errors import InputError
@@ -64,6 +64,17 @@ class ExampleColumns:
     def values(self, name: str, places: Int[np.ndarray, " m"]) -> list[Any]:
         """Return one column of selected examples."""
         return self.column(name).take(pack_numbers(places)).to_pylist()
+
+    def chosen(self, name: str, places: Int[np.ndarray, " m"]) -> Column:
+        """One column of selected examples, of which a block at a time becomes Python objects."""
+        return Column(self.column(name), places)
+
+    def chosen_second(self, places: Int[np.ndarray, " m"]) -> Column:
+        """The second text of selected examples: of a pair, or the target."""
+        held = [self.column(name) for name in ("text_pair", "target") if self.has(name)]
+        return Column(
+            held[0] if len(held) == 1 else compute.coalesce(*map(self.column, ("text_pair", "target"))), places
+        )
 
     def rows(self, places: Int[np.ndarray, " m"]) -> list[dict[str, Any]]:
         """Return selected examples."""

@@ -159,6 +159,7 @@ def environment() -> Environment:
         bars=_bars,
         clip=text_marks.clip,
         count="{:,}".format,
+        glyphs=_glyphs,
         pieces=text_marks.pieces,
         percent=text_marks.percent,
         plain=text_marks.plain,
@@ -171,6 +172,14 @@ def environment() -> Environment:
     )
     made.tests.update(shares=lambda hit, word: hit.shares(word))  # pyright: ignore[reportUnknownMemberType, reportUnknownLambdaType]
     return made
+
+
+def _glyphs(items: tuple[text_marks.Piece, ...]) -> Markup:
+    """Pieces of a text, escaped, with the name of each displayed invisible character."""
+    return Markup("").join(_GLYPH.format(one.name, one.text) if one.name else one.text for one in items)
+
+
+_GLYPH = Markup('<span class="wh-g" title="{}">{}</span>')
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from proponent.web.layout import method_line
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.ask import require_answer, sharing, shown_words
 from proponent.web.pages.groups import sums
-from proponent.web.pages.table import rows_of
 from proponent.web.states import ExampleState, PageState, QuestionState, TableState
+from proponent.web.table_columns import FileColumns, columns_of
 
 TYPES = {
     "csv": "text/csv; charset=utf-8",
@@ -30,64 +30,30 @@ TYPES = {
 }
 COLUMN_FILES = ("csv", "jsonl", "parquet")
 SUFFIXES = {"cleanlab": "csv", "pair": "jsonl"}
-Columns = dict[str, list[Any]]
 Fill = Callable[[Path], object]
 """Writes a file at a path that ends like its kind."""
 
-BLOCK = 4096
-"""Rows per block."""
+
+def table_columns(shown: OpenIndex, state: TableState) -> FileColumns:
+    """All rows that a state of the table selects, with the displayed fields of each; read while they are written."""
+    with shown.table.searching(state):
+        places = shown.table.select(state, shown.decisions.current).places
+    return columns_of(shown.table, places, shown.decisions.current)
 
 
-_EXAMPLE = {
-    "id": "id",
-    "row": "row",
-    "text": "text",
-    "second": "second",
-    "given_label": "label",
-    "predicted_label": "predicted",
-    "suggested_label": "suggested",
-    "is_label_issue": "flagged",
-    "label_score": "quality",
-    "loss": "loss",
-    "source": "source",
-    "decision": "decided",
-    "new_label": "new_label",
-}
-"""Columns of training examples, and the corresponding fields of a table row."""
-
-
-def table_columns(shown: OpenIndex, state: TableState) -> Columns:
-    """All rows that a state of the table selects, with the displayed fields of each."""
-    decisions, table = shown.decisions.current, shown.table
-    left_out = set[str]() if table.whole.has("source") else {"source"}
-    if not table.whole.has("text_pair") and not table.whole.has("target"):
-        left_out.add("second")
-    if table.names is None:
-        left_out |= {"given_label", "predicted_label", "suggested_label", "is_label_issue", "label_score"}
-    columns: Columns = {name: [] for name in _EXAMPLE if name not in left_out}
-    with table.searching(state):
-        places = table.select(state, decisions).places
-    for start in range(0, len(places), BLOCK):
-        rows = rows_of(shown, places[start : start + BLOCK], decisions)
-        for name, values in columns.items():
-            values += [getattr(row, _EXAMPLE[name]) for row in rows]
-    return columns
-
-
-def cleanlab_columns(shown: OpenIndex, state: TableState) -> Columns:
+def cleanlab_columns(shown: OpenIndex, state: TableState) -> FileColumns:
     """The same rows in the columns of cleanlab's Datalab, in data order."""
     if shown.table.names is None:
         raise InputError("this index belongs to a language model, which has no labels to check")
-    columns = table_columns(shown, state)
-    order = sorted(range(len(columns["row"])), key=columns["row"].__getitem__)
+    columns = table_columns(shown, replace(state, sort=()))
     names = ("is_label_issue", "label_score", "given_label", "predicted_label", "id", "row")
-    return {name: [columns[name][at] for at in order] for name in names}
+    return {name: columns[name] for name in names}
 
 
-def answer_columns(answer: Explanation) -> Columns:
+def answer_columns(answer: Explanation) -> FileColumns:
     """One row per hit, with the method and the caveat in each."""
     hits = (*answer.proponents, *answer.opponents)
-    columns: Columns = {"side": ["helped"] * len(answer.proponents) + ["hurt"] * len(answer.opponents)}
+    columns: FileColumns = {"side": ["helped"] * len(answer.proponents) + ["hurt"] * len(answer.opponents)}
     for name in ("rank", "id", "row", "score", "label", "predicted", "text", "second"):
         columns[name] = [getattr(hit, name) for hit in hits]
     columns["words"] = [json.dumps([[p.query_word, p.train_word, p.share] for p in hit.words]) for hit in hits]
@@ -168,7 +134,7 @@ def of_answers(shown: OpenIndex, _: ExampleState, kind: str) -> Fill:
 def of_groups(shown: OpenIndex, state: QuestionState, kind: str) -> Fill:
     """A file of sums over groups."""
     found = sums(require_answer(shown, state), state.grouped)
-    columns: Columns = {state.grouped: [one.name for one in found]}
+    columns: FileColumns = {state.grouped: [one.name for one in found]}
     for name in ("n", "total", "proponents", "opponents", "mean"):
         columns[name] = [getattr(one, name) for one in found]
     columns["method"] = [method_line(shown.plan)] * len(found)

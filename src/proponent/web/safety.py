@@ -13,18 +13,13 @@ import html
 import ipaddress
 import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import parse_qsl
 
 from proponent.disk import scratch_folder
+from proponent.web.slots import BusyError
+from proponent.web.turns import Application, InTurn, Message, Patience, Receive, Send
 from proponent.web.uploads import UPLOAD_SECONDS, UploadError, receive_file
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 BODY_BYTES = 64 * 1024
 UPLOAD_PATH = "/upload"
@@ -33,6 +28,7 @@ UPLOAD_PATH = "/upload"
 URL_BYTES = 48 * 1024
 MOST_PARAMETERS = 200
 READ_SECONDS = 30.0
+BUSY = 503
 COOKIE = "proponent-visit"
 LOGIN = b"token"
 """Name of the parameter that carries the login token."""
@@ -82,7 +78,8 @@ class Guard:
     """
 
     def __init__(self, application: Application, host: str, port: int, secret: Secrets, *, login: bool = True) -> None:
-        self.application, self.host, self.port, self.secrets = application, host, port, secret
+        self.application, self.host, self.port, self.secrets = InTurn(application), host, port, secret
+        self._patience = Patience()
         self.open = not is_loopback(host)
         self.login = login or self.open
         self._cookie = f"{COOKIE}-{port}"  # a browser sends the cookies of one port to all ports of a host
@@ -109,7 +106,10 @@ class Guard:
             await self._refuse(refused, send)
             return
         scope["proponent.fields"] = fields
-        await self.application(scope, receive, _guarded(send))
+        try:
+            await self.application(scope, receive, self._guarded(send))
+        except BusyError as error:
+            await self._refuse(Refused(503, str(error)), send)
 
     async def _upload(self, scope: Message, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         """Pass on a form with a file, which is gone when the request is answered; one at a time."""
@@ -123,7 +123,9 @@ class Guard:
                     headers, receive, folder, lambda token: _equal(token, self.secrets.form), self.upload_seconds
                 )
                 scope["proponent.fields"], scope["proponent.upload"] = list(sent.fields.items()), sent
-                await self.application(scope, receive, _guarded(send))
+                await self.application(scope, receive, self._guarded(send))
+        except BusyError as error:
+            raise Refused(503, str(error)) from error
         except UploadError as error:
             raise Refused(error.status, error.reason) from error
         finally:
@@ -206,7 +208,23 @@ class Guard:
                 403, "this form is from an earlier run of `proponent serve`: reload the page and send it again"
             )
 
+    def _guarded(self, send: Send) -> Send:
+        """Add the headers of every response; delay refusals."""
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if message["status"] == BUSY:
+                    await self._patience()
+                headers = list(message.get("headers", ()))
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message = {**message, "headers": [*headers, *HEADERS]}
+            await send(message)
+
+        return guarded
+
     async def _refuse(self, refused: Refused, send: Send) -> None:
+        await self._patience()
         text = f"{refused.status}: {refused.reason}\n".encode()
         # the rest of the request is not read
         await _send(send, refused.status, b"text/plain; charset=utf-8", text, (b"connection", b"close"))
@@ -295,17 +313,3 @@ async def _gathered(receive: Receive) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
-
-
-def _guarded(send: Send) -> Send:
-    """Add the headers of every response."""
-
-    async def guarded(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = list(message.get("headers", ()))
-            if not any(name == b"cache-control" for name, _ in headers):
-                headers.append((b"cache-control", b"no-store"))
-            message = {**message, "headers": [*headers, *HEADERS]}
-        await send(message)
-
-    return guarded

@@ -1,10 +1,17 @@
 """Work that only a few requests may do at a time: searches by expression, files of a whole view."""
 
+import os
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import ParamSpec, TypeVar
 
 from proponent.errors import InputError
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 class BusyError(InputError):
@@ -58,3 +65,42 @@ class Slots:
 
     def _refused(self) -> BusyError:
         return BusyError(f"{self._what}: try again in a few seconds")
+
+
+def in_background(work: Callable[P, Result], *args: P.args, **options: P.kwargs) -> Result:
+    """Work in one thread that leaves the processors to others; for work that holds no lock of the interpreter."""
+    return _background().submit(work, *args, **options).result()
+
+
+@cache
+def _background() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "background", _step_back)
+
+
+def _step_back() -> None:
+    with suppress(AttributeError, OSError):  # elsewhere threads have no priority of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
+class Working:
+    """How many pages are being built; a file that is made meanwhile lets them go first."""
+
+    def __init__(self) -> None:
+        self._none, self._count = threading.Condition(), 0
+
+    def change(self, by: int) -> None:
+        """Count a page that is begun or done."""
+        with self._none:
+            self._count += by
+            self._none.notify_all()
+
+    def let_go_first(self) -> None:
+        """Wait until no page is being built, for a short time."""
+        with self._none:
+            self._none.wait_for(lambda: self._count == 0, POLITE_SECONDS)
+
+
+POLITE_SECONDS = 0.1
+"""How long a block of a file waits for pages: a file of 100,000 examples may take 10 seconds more."""
+
+PAGES_AT_WORK = Working()

@@ -15,7 +15,7 @@ from proponent.actions.label_errors import LabelVerdicts, judge
 from proponent.data import ExampleColumns, How, SearchResult, WordSets
 from proponent.store import Store
 from proponent.web.chat_table import ChatTable
-from proponent.web.slots import Slots
+from proponent.web.slots import Slots, in_background
 from proponent.web.states import TableState
 
 SEARCH_SECONDS = 2.0
@@ -23,6 +23,9 @@ SEARCH_SECONDS = 2.0
 
 REMEMBERED = 64
 """Number of searches and selections whose examples stay in memory."""
+
+ORDERS = 8
+"""Number of orders of the table that stay in memory."""
 
 LEAST_SIMILARITY = 0.5
 """Texts that share at least half of their words are shown as near-duplicates."""
@@ -68,6 +71,7 @@ class ExampleTable:
         self._searching = Slots("other searches by expression are under way")
         self._find_said = lru_cache(REMEMBERED)(partial(self._said, seconds=SEARCH_SECONDS))
         self._rank = cache(self._ranked)
+        self._order = lru_cache(ORDERS)(self._ordered)
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -122,9 +126,8 @@ class ExampleTable:
         """Search all texts, or those of one role."""
         if not state.q:
             return SearchResult(self.alive, len(self))
-        if not state.role:
-            return self._find(state.how, state.q)
-        return self._find_said(state.role, state.how, state.q)
+        find = partial(self._find_said, state.role) if state.role else self._find
+        return in_background(find, state.how, state.q) if state.how == "regex" else find(state.how, state.q)
 
     def decided(self, decisions: Mapping[str, Decision]) -> Int[np.ndarray, " n"]:
         """The code of every example's decision, as in `DECIDED`; 3 is none."""
@@ -158,9 +161,18 @@ class ExampleTable:
 
     def _sorted(self, places: Int[np.ndarray, " m"], keys: Sequence[str]) -> Int[np.ndarray, " m"]:
         """Sort stably: equal examples stay in data order."""
-        ranks = [self._rank(key.removeprefix("-"))[places] for key in keys]
+        if not keys:
+            return places
+        chosen = np.zeros(len(self), dtype=np.bool_)
+        chosen[places] = True
+        order = self._order(tuple(keys))
+        return order[chosen[order]]
+
+    def _ordered(self, keys: tuple[str, ...]) -> Int[np.ndarray, " n"]:
+        """All examples in the order of some columns."""
+        ranks = [self._rank(key.removeprefix("-")) for key in keys]
         columns = [-rank if key.startswith("-") else rank for key, rank in zip(keys, ranks, strict=True)]
-        return places[np.lexsort(columns[::-1])] if columns else places
+        return np.lexsort(columns[::-1])
 
     def _ranked(self, name: str) -> np.ndarray:
         """Ranks by which a column is sorted."""

@@ -110,11 +110,11 @@ def _place(shown: OpenIndex, state: ListedState) -> ListPlace | None:
     what = "suspects" if listed.flag == "yes" else "examples"
     try:
         with table.searching(listed):
-            places: list[int] = table.select(listed, shown.decisions.current).places.tolist()
+            places = table.select(listed, shown.decisions.current).places
     except BusyError:  # the example is shown without its place in a list that takes a search
         return ListPlace(Link(f"Back to {what}", listed.url("/table")), "", "")
     own = table.whole.numbers[state.id]
-    at = places.index(own) if own in places else -1
+    at = int(next(iter(np.flatnonzero(places == own)), -1))
     number = f"{at + 1:,} of {len(places):,}" if at >= 0 else f"{len(places):,}"
     page = at // listed.size + 1 if at >= 0 else listed.page
 
