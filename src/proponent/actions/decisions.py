@@ -23,6 +23,8 @@ from proponent.suggest import nearest
 Act = Literal["keep", "fix", "drop", "clear"]
 ACTS: tuple[Act, ...] = ("keep", "fix", "drop", "clear")
 SUFFIX = ".decisions.jsonl"
+LONGEST_NOTE = 1_000
+"""Characters of a note."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Decision:
     act: Act  # keep it as it is, fix its label, drop it, or (clear) withdraw the decision
     label: str | None  # the new label of a fix; None otherwise
     when: str  # UTC, to the second
+    note: str = ""  # why, in the words of who decided
 
 
 class Decisions:
@@ -74,8 +77,21 @@ class Decisions:
         """Number of steps made for another data set; they still apply, and views say so."""
         return self._read().foreign
 
-    def decide(self, ids: Sequence[str], act: str, labels: Sequence[str | None] | None = None) -> None:
-        """Decide about some examples, as one step."""
+    def decide(self, ids: Sequence[str], act: str, labels: Sequence[str | None] | None = None, note: str = "") -> None:
+        """Decide about some examples, as one step.
+
+        Args:
+            ids: the examples.
+            act: keep, fix, drop, or clear.
+            labels: their new labels, for a fix.
+            note: why; at most 1,000 characters.
+
+        Raises:
+            InputError: an unknown decision, a fix without a label, a note that is too long.
+            LabelError: a label that the index does not have.
+        """
+        if len(note) > LONGEST_NOTE:
+            raise InputError(f"the note has {len(note):,} characters: shorten it to {LONGEST_NOTE:,}")
         known = next((one for one in ACTS if one == act), None)
         if known is None:
             raise InputError(f"unknown decision {act[:40]!r}: choose keep, fix, drop or clear")
@@ -83,7 +99,8 @@ class Decisions:
         for label in given if act == "fix" else ():
             self._check(label)
         made = zip(ids, given, strict=True)
-        step = [{"id": one, "act": known} | ({} if label is None else {"label": label}) for one, label in made]
+        more = {"note": note} if note and act != "clear" else {}
+        step = [{"id": one, "act": known} | ({} if label is None else {"label": label}) | more for one, label in made]
         self._append({"step": step, "when": _now(), "data": self._data})
 
     def undo(self, step: int | None = None) -> tuple[Decision, ...]:
@@ -233,5 +250,8 @@ def _step(line: Any, names: Sequence[str] | None) -> list[Decision] | None:
             raise ValueError(f"{act!r} is not one of {', '.join(ACTS)}")
         if act == "fix" and (names is None or label not in names):
             raise ValueError(f"the index has no class {label!r}")
-        found.append(Decision(one["id"], act, label if act == "fix" else None, when))
+        note = one.get("note", "")
+        if not isinstance(note, str):
+            raise ValueError("its note is no text")
+        found.append(Decision(one["id"], act, label if act == "fix" else None, when, note[:LONGEST_NOTE]))
     return found

@@ -19,6 +19,7 @@ from proponent.errors import DiskFullError, InputError, ProponentError
 from proponent.views.frames import Link, Screen
 from proponent.views.page import css, screen
 from proponent.web import exports
+from proponent.web.bulk import decide_selected, note_of
 from proponent.web.conversation import from_form
 from proponent.web.downloads import Download, FileResponse
 from proponent.web.layout import PageRequest, frame
@@ -109,6 +110,7 @@ class Explorer:
             "/why": self._why,
             "/errors": self._explain_errors,
             "/decide": self._decide,
+            "/decide-all": self._decide_all,
             "/undo": self._undo,
             "/cancel": self._cancel,
             "/theme": self._theme,
@@ -264,9 +266,16 @@ class Explorer:
         identity, act = fields.get("id", ""), fields.get("act", "")
         if identity not in shown.table.whole.numbers:
             raise InputError(f"no training example has the id {identity[:80]!r}")
-        shown.decisions.decide([identity], act, [fields.get("label")])
+        note = fields["note"].strip() if "note" in fields else note_of(shown.decisions.current, identity)
+        shown.decisions.decide([identity], act, [fields.get("label")], note)
         following = act != "clear" and fields.get("next")
         return _see(_back({"back": following} if following else fields))
+
+    def _decide_all(self, request: WebRequest) -> Response:
+        """Record one decision about all examples that the table selects."""
+        fields = dict(_form(request))
+        decide_selected(self.open_indexes.get(fields.get("in", "")), fields)
+        return _see(_back(fields))
 
     def _undo(self, request: WebRequest) -> Response:
         """Undo the decision that the page named as the last one."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache, partial, reduce
 from threading import RLock
 from typing import TYPE_CHECKING, TypeVar
@@ -31,6 +31,9 @@ LEAST_SIMILARITY = 0.5
 """Texts that share at least half of their words are shown as near-duplicates."""
 
 MOST_DUPLICATES = 10
+
+NEAREST = 5
+"""Examples that are shown as the nearest even if they share fewer words."""
 
 NO_VALUE = ""
 """Display of an empty value in a facet."""
@@ -122,6 +125,14 @@ class ExampleTable:
         places = np.flatnonzero(_all([*base, *chosen.values()]))
         return Selection(self._sorted(places, state.sort), counts, found.searched)
 
+    def crossed(self, state: TableState, decisions: Mapping[str, Decision]) -> Int[np.ndarray, "k k"]:
+        """Counts of what a state selects by given and predicted class, whichever of them it chooses."""
+        whole = replace(state, label=(), predicted=(), sort=())
+        places, facets = self.select(whole, decisions).places, self.coded
+        counts = np.zeros((len(self.names or ()),) * 2, dtype=np.int64)
+        np.add.at(counts, (facets["label"][0][places], facets["predicted"][0][places]), 1)
+        return counts
+
     def _found(self, state: TableState) -> SearchResult:
         """Search all texts, or those of one role."""
         if not state.q:
@@ -188,7 +199,7 @@ class ExampleTable:
 
 
 class NearDuplicates:
-    """Finds near-duplicates; the sets of words are built on first use."""
+    """Finds near-duplicates and the nearest examples; the sets of words are built on first use."""
 
     def __init__(self, whole: ExampleColumns) -> None:
         self._whole, self.lock = whole, RLock()
@@ -200,11 +211,16 @@ class NearDuplicates:
 
     def of(self, place: int) -> list[tuple[int, float]]:
         """Find the near-duplicates of an example."""
+        return [(one, alike) for one, alike in self.nearest(place) if alike >= LEAST_SIMILARITY]
+
+    def nearest(self, place: int) -> list[tuple[int, float]]:
+        """Find the near-duplicates of an example, and the next others if there are few."""
         alike = self.ready.similarity(place)
         alike[place] = 0.0
-        near = np.flatnonzero(alike >= LEAST_SIMILARITY)
-        best: list[int] = near[np.lexsort((near, -alike[near]))][:MOST_DUPLICATES].tolist()
-        return [(one, float(alike[one])) for one in best]
+        near = np.flatnonzero(alike > 0)
+        best = near[np.lexsort((near, -alike[near]))][:MOST_DUPLICATES]
+        many = max(NEAREST, int((alike[best] >= LEAST_SIMILARITY).sum()))
+        return [(int(one), float(alike[one])) for one in best[:many]]
 
 
 def _chosen(codes: Int[np.ndarray, " n"], values: Sequence[str], wanted: Sequence[str]) -> Bool[np.ndarray, " n"]:

@@ -59,4 +59,7 @@ def columns_of(table: ExampleTable, places: Int[np.ndarray, " m"], decisions: Ma
     made["decision"] = named(table.decided(decisions)[places], [*DECIDED, ""])
     labels = {whole.numbers.get(identity): one.label for identity, one in decisions.items()}
     made["new_label"] = [labels.get(place) for place in places.tolist()]
+    notes = {whole.numbers.get(identity): one.note for identity, one in decisions.items() if one.note}
+    if notes:
+        made["note"] = [notes.get(place, "") for place in places.tolist()]
     return made

@@ -112,7 +112,7 @@ class InTurn:
 
 def takes_long(scope: Message) -> bool:
     """Whether a request makes a file, reads one, or searches by expression, also for the list an example is from."""
-    if scope["path"].startswith("/export/") or scope["path"] == "/upload":
+    if scope["path"].startswith("/export/") or scope["path"] in {"/upload", "/decide-all"}:
         return True
     pairs = parse_qsl(scope["query_string"].decode("latin-1"), errors="replace")
     lists = [pair for name, value in pairs if name == "list" for pair in parse_qsl(value, errors="replace")]

@@ -44,12 +44,17 @@ class ExampleScreen(Screen):
     proponents: Annotated[tuple[Effect, ...], "questions that it helped, strongest first"]
     opponents: Annotated[tuple[Effect, ...], "questions that it hurt, strongest first"]
     n_questions: Annotated[int, "questions that were asked of this index"]
-    near_duplicates: Annotated[tuple[tuple[TableRow, float], ...], "near-duplicates and how alike they are, 0 to 1"]
+    nearest: Annotated[tuple[tuple[TableRow, float], ...], "nearest examples and how alike they are, 0 to 1"]
     ask: Annotated[str, "URL of the form that asks about this very text"]
     alive: Annotated[bool, "whether it may be a hit: it has a gradient and was not deleted"]
     turns: Annotated[tuple[TurnView, ...], "turns of a conversation; empty for a text"]
     counted: Annotated[str, "how the turns that count are known; empty for a text"]
     place: Annotated[ListPlace | None, "where it stands in the list that it was opened from; None without one"]
+
+    @property
+    def contradicting(self) -> int:
+        """Nearest examples with another label."""
+        return sum(one.label != self.row.label for one, _ in self.nearest)
 
     @property
     def largest_loss(self) -> float:
@@ -63,7 +68,7 @@ def example_screen(shown: OpenIndex, state: ListedState) -> ExampleScreen:
     place = table.whole.numbers.get(identity)
     if place is None:
         raise InputError(f"no training example has the id {identity[:80]!r}: look for it in the table")
-    near = shown.near_duplicates.of(place)
+    near = shown.near_duplicates.nearest(place)
     row, *others = rows_of(shown, np.asarray([place, *(one for one, _ in near)]), decisions)
     effects = sorted(_effects(shown, identity), key=lambda one: -one[2])
     pair = table.whole.values("text_pair", np.asarray([place]))[0]
@@ -91,7 +96,7 @@ def example_screen(shown: OpenIndex, state: ListedState) -> ExampleScreen:
         proponents=tuple(one for one in effects if one[2] > 0),
         opponents=tuple(one for one in reversed(effects) if one[2] <= 0),
         n_questions=len(shown.questions.list()),
-        near_duplicates=tuple((other, alike) for other, (_, alike) in zip(others, near, strict=True)),
+        nearest=tuple((other, alike) for other, (_, alike) in zip(others, near, strict=True)),
         ask=question.url("/ask"),
         alive=bool(table.alive[place]),
         turns=counted_turns(content, shown.plan.counting),

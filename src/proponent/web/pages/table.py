@@ -15,8 +15,11 @@ from proponent.types import Content, Conversation, Counting, Preference
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import Mark, clip
 from proponent.views.turns import TurnView, turn_views
+from proponent.web.bulk import BulkOffer, note_of, offered
 from proponent.web.layout import Filter, file_links, method_line
 from proponent.web.open_indexes import OpenIndex
+from proponent.web.pages.confusion import Cell
+from proponent.web.pages.suspect_matrix import suspects
 from proponent.web.slots import BusyError
 from proponent.web.states import LONGEST_LIST, SIZES, ListedState, TableState, toggled
 from proponent.web.table import NO_VALUE, ExampleTable, Selection
@@ -62,6 +65,7 @@ class TableRow:
     source: Annotated[str | None, "where it comes from; None when the data does not say"]
     decided: Annotated[str, "decision: keep, fix, drop, or empty"]
     new_label: Annotated[str | None, "label of a fix"]
+    note: Annotated[str, "why, in the words of who decided"]
     turns: Annotated[tuple[TurnView, ...], "turns of a conversation; empty for a text"] = ()
     turn_marks: Annotated[tuple[tuple[Mark, ...], ...], "what the search found in each turn"] = ()
     more_turns: Annotated[int, "turns that the table leaves out"] = 0
@@ -103,6 +107,9 @@ class TableScreen(Screen):
     ranking: Annotated[str, "what the label score is"] = ""
     roles: Annotated[tuple[str, ...], "roles whose texts can be searched alone; none without conversations"] = ()
     counted: Annotated[str, "how the turns that count are known; empty without conversations"] = ""
+    matrix: Annotated[tuple[tuple[Cell, ...], ...], "suspects by given and predicted class"] = ()
+    cells: Annotated[tuple[Cell, ...], "the largest cells, when there are too many classes for a matrix"] = ()
+    bulk: Annotated[BulkOffer | None, "what can be decided about all that is selected"] = None
 
 
 ROLES: tuple[Literal["system", "user", "assistant", "tool"], ...] = ("system", "user", "assistant", "tool")
@@ -129,6 +136,7 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
         counts = table.select(TableState(index=state.index), decisions).counts
         selection = Selection(np.zeros(0, dtype=np.int64), counts, len(table))
     found = len(selection.places)
+    matrix, cells = suspects(table, state, decisions) if not problem else ((), ())
     pages = max(1, -(-found // state.size))
     page, start = min(state.page, pages), _start(state, found)
     kinds = TABLE_FILES if table.names is not None else TABLE_FILES[:-1]
@@ -158,6 +166,9 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
         method=method_line(shown.plan),
         roles=ROLES if shown.chat else (),
         counted=COUNTED if shown.chat and shown.plan.counting is not None else "",
+        matrix=matrix,
+        cells=cells,
+        bulk=offered(shown, state, selection),
         ranking=f"Label score: {RANKINGS['mean-probability']}." if table.names is not None else "",
     )
 
@@ -225,6 +236,7 @@ def rows_of(
             source=content["source"],
             decided=decisions[identity].act if identity in decisions else "",
             new_label=decisions[identity].label if identity in decisions else None,
+            note=note_of(decisions, identity),
             **_verdict(shown.table, place),
             **_turns(content["content"], shown.plan.counting, searched, marker),
         )
