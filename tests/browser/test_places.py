@@ -96,6 +96,57 @@ def test_an_example_knows_its_list_and_a_decision_goes_on_to_the_next(address: s
     undo_all(page)
 
 
+def test_all_suspects_of_a_cell_are_fixed_at_once_and_taken_back(address: str, opened: Opened) -> None:
+    page = opened()
+    page.goto(f"{address}{SUSPECTS}")
+    cell = page.locator(".wh-confusion td a").first
+    many = int(re.findall(r"\d+$", cell.inner_text())[0])
+    cell.click()
+    page.wait_for_selector(".wh-confusion .wh-here")
+    assert page.locator(".wh-grid tbody tr").count() == many
+    page.click(".wh-bulk summary")
+    page.fill(".wh-bulk input[name=note]", "fex, all of one author")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)
+    assert page.locator("#undo").count() == 0, "neither letters nor Enter in a note decide anything"
+    page.click(".wh-bulk button[value=fix]")
+    page.wait_for_selector("#row-1.wh-is-fix")
+    assert page.locator(".wh-is-fix.wh-row").count() == many
+    assert "fex, all of one author" in page.inner_text("#row-1")
+    page.click("#undo")
+    page.wait_for_selector("#row-1:not(.wh-is-fix)")
+    assert page.locator("#undo").count() == 0
+
+
+def test_enter_in_a_note_saves_it_with_the_decision_that_is_there(address: str, opened: Opened) -> None:
+    page = opened()
+    page.goto(f"{address}{SUSPECTS}")
+    page.click("#row-1 .wh-open")
+    page.wait_for_selector("#note-one")
+    url = page.url
+    page.fill("#note-one", "x first")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)
+    assert page.locator("#undo").count() == 0
+    page.click("#drop-one")
+    page.wait_for_url(lambda now: now != url)
+    page.wait_for_selector("#drop-one[aria-pressed=false]")
+    page.goto(url)
+    assert "x first" in page.inner_text(".wh-decide")
+    page.fill("#note-one", "second")
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda now: now != url)
+    page.wait_for_selector("#drop-one[aria-pressed=false]")
+    page.goto(url)
+    assert page.input_value("#note-one") == "second"
+    assert page.locator("#drop-one[aria-pressed=true]").count() == 1
+    page.click("#undo")
+    page.wait_for_function("document.querySelector('#note-one').value === 'x first'")
+    page.click("#undo")
+    page.wait_for_function("document.querySelector('#note-one').value === ''")
+    assert page.locator("#undo").count() == 0
+
+
 def test_a_row_of_a_later_page_leads_back_to_that_page(address: str, opened: Opened) -> None:
     page = opened(java_script_enabled=False)
     page.goto(f"{address}/table?size=25&page=2")
