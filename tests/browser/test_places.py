@@ -141,9 +141,9 @@ def test_enter_in_a_note_saves_it_with_the_decision_that_is_there(address: str, 
     assert page.input_value("#note-one") == "second"
     assert page.locator("#drop-one[aria-pressed=true]").count() == 1
     page.click("#undo")
-    page.wait_for_function("document.querySelector('#note-one').value === 'x first'")
+    page.wait_for_selector("#note-one[value='x first']")
     page.click("#undo")
-    page.wait_for_function("document.querySelector('#note-one').value === ''")
+    page.wait_for_selector("#note-one[value='']")
     assert page.locator("#undo").count() == 0
 
 
