@@ -168,7 +168,7 @@ def main() -> None:
         time.sleep(0.05)
     lasted = time.perf_counter() - began
     over.set()
-    answers_to_it = outcomes.get()
+    answers_to_it = outcomes.get(timeout=120)
     attackers.join()
     found: dict[str, Any] = {
         "other visitors, quiet": quiet,

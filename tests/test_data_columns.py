@@ -19,7 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proponent.data import Columns, decoding, labels_and_ids, read
-from proponent.data.columns import Column, ColumnBuilder, as_json, change_texts, choose, joined, pack_texts, select
+from proponent.data.columns import (
+    Column,
+    ColumnBuilder,
+    as_json,
+    change_texts,
+    choose,
+    joined,
+    named,
+    numbers,
+    pack_texts,
+    select,
+)
 from proponent.data.decoding import text_blocks, text_lines
 from proponent.errors import DataError
 from test_data import KINDS, ROWS
@@ -476,3 +487,20 @@ def test_files_of_several_kinds_stay_in_arrow_memory(tmp_path):
     assert isinstance(examples.as_read("text"), Column)
     assert isinstance(examples.as_read("other"), Column)
     assert (examples.column("other"), examples.column("late")) == (["1", None, None], [None, [1], None])
+
+
+def test_rows_of_views_are_selected_one_by_one() -> None:
+    texts = ["a", "b", None, "d"]
+    views = [pa.array(texts, pa.string_view()), pa.array([[one] for one in texts], pa.list_(pa.string_view()))]
+    for number, view in enumerate(views):
+        column = Column(view, np.asarray([3, 2, 0]))
+        assert list(column) == ([["d"], [None], ["a"]] if number else ["d", None, "a"])
+
+
+@given(st.lists(st.tuples(st.integers(-1, 2), st.booleans(), st.floats(allow_nan=False))))
+def test_names_and_numbers_in_arrow_memory_are_those_of_lists(rows: list[tuple[int, bool, float]]) -> None:
+    codes = np.asarray([one for one, _, _ in rows], dtype=np.int64)
+    names = ["x", "", "é"]
+    assert list(named(codes, names)) == [None if one < 0 else names[one] for one, _, _ in rows]
+    assert list(numbers(np.asarray([one for _, one, _ in rows], dtype=np.bool_))) == [one for _, one, _ in rows]
+    assert list(numbers(np.asarray([one for *_, one in rows], dtype=np.float64))) == [one for *_, one in rows]

@@ -45,6 +45,53 @@ def test_the_newest_that_waits_comes_first() -> None:
     run(test)
 
 
+def test_every_fourth_turn_goes_to_the_oldest_and_changes_keep_their_order() -> None:
+    async def test() -> None:
+        for in_order, expected in ((False, [8, 7, 6, 1, 5, 4, 3, 2]), (True, [1, 2, 3, 4, 5, 6, 7, 8])):
+            held, served = Turns(1, in_order=in_order), list[int]()
+
+            async def ask(number: int, held: Turns = held, served: list[int] = served) -> None:
+                assert await held.take()
+                served.append(number)
+
+            assert await held.take()
+            tasks = [asyncio.create_task(ask(number)) for number in range(1, 9)]
+            await settle()
+            for _ in tasks:
+                held.give_back()
+                await settle()
+            await asyncio.gather(*tasks)
+            assert served == expected
+
+    run(test)
+
+
+def test_nobody_waits_for_ever() -> None:
+    async def test() -> None:
+        held = Turns(1)
+        assert await held.take()
+        assert not await held.take(0.01)
+        held.give_back()
+        assert await held.take(0.01), "the one that gave up holds nothing"
+
+    run(test)
+
+
+def test_one_that_was_refused_and_leaves_gives_back_nothing() -> None:
+    async def test() -> None:
+        held = Turns(1, waiting=1)
+        assert await held.take()
+        tasks = [asyncio.create_task(held.take()) for _ in range(2)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        await settle()
+        assert not tasks[1].done(), "the turn is still held"
+        held.give_back()
+        assert await tasks[1]
+
+    run(test)
+
+
 def test_of_too_many_the_oldest_is_refused() -> None:
     async def test() -> None:
         held = Turns(1, waiting=2)
@@ -80,6 +127,7 @@ def test_a_client_that_goes_away_keeps_no_turn(handed: bool) -> None:
 
 
 async def nothing() -> turns.Message:
+    await asyncio.sleep(3600)
     return {}
 
 
@@ -91,7 +139,7 @@ async def never(scope: turns.Message, receive: turns.Receive, send: turns.Send) 
 
 
 def scope(path: str, query: str = "") -> dict[str, Any]:
-    return {"type": "http", "path": path, "query_string": query.encode()}
+    return {"type": "http", "method": "GET", "path": path, "query_string": query.encode()}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +153,11 @@ def scope(path: str, query: str = "") -> dict[str, Any]:
         ("/export/table.csv", "", True),
         ("/upload", "", True),
         ("/ask", "text=how%3Dregex", False),
+        ("/table", "q=&how=regex", False),
+        ("/table", "q=a&role=user", True),
+        ("/example", "id=x&list=q%3Da%26role%3Duser", True),
+        ("/action", "id=label-errors", True),
+        ("/decide-all", "", True),
     ],
 )
 def test_requests_that_take_long_are_known_by_their_address(path: str, query: str, long: bool) -> None:
@@ -148,8 +201,54 @@ def test_pages_do_not_wait_for_what_takes_long_nor_for_what_is_sent(monkeypatch:
     run(test)
 
 
+def test_a_page_is_not_built_for_a_client_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PAGES", 1)
+
+    async def test() -> None:
+        go_on, begun = asyncio.Event(), list[str]()
+
+        async def application(scope: turns.Message, receive: turns.Receive, send: turns.Send) -> None:
+            begun.append(scope["path"])
+            await go_on.wait()
+
+        async def left() -> turns.Message:
+            return {"type": "http.disconnect"}
+
+        async def stays() -> turns.Message:
+            await go_on.wait()
+            return {"type": "http.disconnect"}
+
+        guarded = InTurn(application)
+        first = asyncio.create_task(guarded(scope("/table"), left, ignore))
+        await settle()
+        assert begun == ["/table"], "one that need not wait is answered in any case"
+        for _ in range(3):
+            with pytest.raises(BusyError):
+                await guarded(scope("/gone"), left, ignore)
+        last = asyncio.create_task(guarded(scope("/about"), stays, ignore))
+        await settle()
+        go_on.set()
+        await asyncio.gather(first, last, return_exceptions=True)
+        assert "/gone" not in begun
+
+    run(test)
+
+
+def test_other_than_requests_are_passed_on() -> None:
+    async def test() -> None:
+        seen = list[str]()
+
+        async def application(scope: turns.Message, receive: turns.Receive, send: turns.Send) -> None:
+            seen.append(scope["type"])
+
+        await InTurn(application)({"type": "lifespan"}, nothing, ignore)
+        assert seen == ["lifespan"]
+
+    run(test)
+
+
 def test_a_page_that_too_many_come_before_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(_: Turns) -> bool:
+    async def refuse(_: Turns, seconds: float = 1.0) -> bool:
         return False
 
     monkeypatch.setattr(Turns, "take", refuse)

@@ -1,5 +1,6 @@
 """The explorer as a server: slow work and readers, stopped processes, answers of others, folders it cannot write to."""
 
+import asyncio
 import errno
 import json
 import os
@@ -26,6 +27,7 @@ from proponent.web.pages.table import Marker
 from proponent.web.questions import Questions
 from proponent.web.slots import BusyError, Slots
 from proponent.web.states import Question, QuestionState, TableState
+from proponent.web.turns import InTurn
 
 ASKED = Question("The bank said shares fell", k=4)
 FOUND = QuestionState.of(ASKED).url("/ask")
@@ -162,6 +164,27 @@ def test_one_search_by_expression_at_a_time_and_two_wait(index: Path) -> None:
         one.join()
     assert sorted(outcomes) == ["busy"] * 5 + ["done"] * 3
     assert "try again" not in made.get("/table?q=x&how=regex").seen
+
+
+def test_decisions_are_taken_in_their_order_however_many_wait(index: Path) -> None:
+    made, acts = Browser(index), ["drop", "keep", "drop", "keep", "drop", "keep"]
+    assert isinstance(made.guard.application, InTurn)
+    writes = made.guard.application._writes
+    assert asyncio.run(writes.take())
+    threads = [threading.Thread(target=made.post, args=("/decide", {"id": "n1", "act": act})) for act in acts]
+    for number, one in enumerate(threads, 1):
+        one.start()
+        until(lambda number=number: len(writes._waiting) == number)
+    writes.give_back()
+    for one in threads:
+        one.join()
+    written = made.open_indexes.first.decisions.path.read_text().splitlines()
+    assert [json.loads(line)["step"][0]["act"] for line in written] == acts
+
+
+def test_an_unknown_file_of_the_explorer_is_no_page(index: Path) -> None:
+    reply = Browser(index).get("/static/nope.js")
+    assert (reply.status, reply.text) == (404, "there is no such file\n")
 
 
 def test_a_slot_that_never_frees_is_given_up() -> None:

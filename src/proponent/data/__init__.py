@@ -5,7 +5,7 @@ validated rows with stable ids and a content fingerprint. Tables that proponent 
 """
 
 from proponent.data.arrow import write_parquet
-from proponent.data.columns import Column, named
+from proponent.data.columns import Column, named, numbers
 from proponent.data.conversations import Layout, from_json, native, to_json
 from proponent.data.examples import Columns, Examples
 from proponent.data.near_columns import near_column
@@ -32,6 +32,7 @@ __all__ = [
     "named",
     "native",
     "near_column",
+    "numbers",
     "parquet_bytes",
     "read",
     "read_local",

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, overload
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
-from proponent.data.untyped import compute, pa
+from proponent.data.untyped import pa
 
 Rows = range | Int[np.ndarray, " _"]
 
@@ -66,11 +67,15 @@ class Column(Sequence[Any]):
     def _values(self, rows: Rows) -> list[Any]:
         if isinstance(rows, range) and rows.step == 1:  # much cheaper than one index at a time
             found = self._data.slice(rows.start, len(rows)).to_pylist()
-        elif self._data.num_chunks == 1:  # from several chunks, Arrow would join all of them
-            found = self._data.take(pack_numbers(np.asarray(rows, dtype=np.int64))).to_pylist()
         else:
-            found = [self._data[int(row)].as_py() for row in rows]
+            found = self._taken(rows)
         return found if self.decode is None else list(map(self.decode, found))
+
+    def _taken(self, rows: Rows) -> list[Any]:
+        if self._data.num_chunks == 1:  # from several chunks, Arrow would join all of them
+            with suppress(pa.ArrowNotImplementedError):  # of views
+                return self._data.take(pack_numbers(np.asarray(rows, dtype=np.int64))).to_pylist()
+        return [self._data[int(row)].as_py() for row in rows]
 
 
 def choose(rows: Rows, chosen: Rows) -> Rows:
@@ -105,14 +110,24 @@ def pack_texts(texts: Sequence[str | None]) -> Any:
 
 def named(codes: Int[np.ndarray, " n"], names: Sequence[str]) -> Column:
     """Names by their code; None for a code below 0."""
-    found = pa.array(list(names), _TEXT).take(pack_numbers(np.maximum(codes, 0).astype(np.int64)))
-    return Column(compute.if_else(pa.array(codes >= 0), found, pa.scalar(None, _TEXT)))
+    there = pa.py_buffer(np.packbits(codes >= 0, bitorder="little"))
+    packed = pa.py_buffer(np.ascontiguousarray(codes, dtype=np.int64))
+    return Column(pack_texts(names).take(pa.Array.from_buffers(pa.int64(), len(codes), [there, packed])))
 
 
-def pack_numbers(numbers: Int[np.ndarray, " n"]) -> Any:
-    """Build an Arrow array of whole numbers without importing pandas, as in `pack_texts`."""
-    kind = {4: pa.int32(), 8: pa.int64()}[numbers.dtype.itemsize]
-    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
+def numbers(values: Shaped[np.ndarray, " n"]) -> Column:
+    """Numbers, or true and false."""
+    if values.dtype == np.bool_:
+        return Column(
+            pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
+        )
+    return Column(pack_numbers(values))
+
+
+def pack_numbers(values: Shaped[np.ndarray, " n"]) -> Any:
+    """Build an Arrow array of numbers without importing pandas, as in `pack_texts`."""
+    kind = {"i4": pa.int32(), "i8": pa.int64(), "f4": pa.float32(), "f8": pa.float64()}[values.dtype.str[1:]]
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 def _mask(values: Sequence[Any]) -> Any:

@@ -254,7 +254,7 @@ class Explorer:
         """Send a style sheet or a script."""
         name = request.path_params["name"]
         if name not in _FILES:
-            raise HTTPException(404)
+            return Response("there is no such file\n", 404, media_type="text/plain")
         headers = {"Cache-Control": "public, max-age=31536000, immutable"}
         kind = "text/css" if name.endswith(".css") else "text/javascript"
         return Response(_file(name)[0], media_type=kind, headers=headers)

@@ -36,9 +36,10 @@ Fill = Callable[[Path], object]
 
 def table_columns(shown: OpenIndex, state: TableState) -> FileColumns:
     """All rows that a state of the table selects, with the displayed fields of each; read while they are written."""
+    decisions = shown.decisions.current
     with shown.table.searching(state):
-        places = shown.table.select(state, shown.decisions.current).places
-    return columns_of(shown.table, places, shown.decisions.current)
+        places = shown.table.select(state, decisions).places
+    return columns_of(shown.table, places, decisions)
 
 
 def cleanlab_columns(shown: OpenIndex, state: TableState) -> FileColumns:

@@ -78,7 +78,8 @@ class Guard:
     """
 
     def __init__(self, application: Application, host: str, port: int, secret: Secrets, *, login: bool = True) -> None:
-        self.application, self.host, self.port, self.secrets = InTurn(application), host, port, secret
+        self.application: Application = InTurn(application)
+        self.host, self.port, self.secrets = host, port, secret
         self._patience = Patience()
         self.open = not is_loopback(host)
         self.login = login or self.open

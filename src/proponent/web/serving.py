@@ -21,7 +21,7 @@ from proponent.web.app import Explorer
 from proponent.web.open_indexes import OpenIndexes
 from proponent.web.safety import READ_SECONDS, Guard, Secrets, is_loopback
 from proponent.web.test_sets import OpenTestSet
-from proponent.web.turns import LONG, PAGES, Application
+from proponent.web.turns import LONG, PAGES, WRITES, Application
 
 HEAD_BYTES = 64 * 1024
 """Maximum bytes of a request's head."""
@@ -29,7 +29,7 @@ HEAD_BYTES = 64 * 1024
 UNREAD_SECONDS = 30.0
 """Time in which a client must read the 64 KiB that wait for it, or be given up with all that is held for it."""
 
-THREADS = PAGES + LONG
+THREADS = PAGES + LONG + WRITES
 """Requests that compute at a time; more wait for their turn."""
 
 WARM_AFTER = 2.0
@@ -117,6 +117,7 @@ def serve(
         if not (folder / "plan.json").is_file() and not (folder / "manifest.json").is_file():
             raise InputError(no_index(folder))
     share_freed_memory()
+    before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     open_indexes, test_sets = OpenIndexes(folders, options or {}), [OpenTestSet(one) for one in tests]
     bound = _bind(host, port)
@@ -136,6 +137,7 @@ def serve(
     try:
         asyncio.run(_serve(server(guard), bound))
     finally:
+        sys.setswitchinterval(before)
         explorer.asker.close()
         bound.close()
 
@@ -158,7 +160,7 @@ def server(application: Application) -> uvicorn.Server:
 
 
 def share_freed_memory() -> None:
-    """Let threads share what they freed: glibc keeps it apart, and a busy explorer grows by 150 MB."""
+    """Let threads share what they freed: glibc keeps it apart for each, and a busy explorer grows twice as much."""
     if sys.platform.startswith("linux"):
         with suppress(AttributeError, OSError):
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)

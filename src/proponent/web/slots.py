@@ -1,6 +1,7 @@
 """Work that only a few requests may do at a time: searches by expression, files of a whole view."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,7 @@ class Slots:
 
 
 def in_background(work: Callable[P, Result], *args: P.args, **options: P.kwargs) -> Result:
-    """Work in one thread that leaves the processors to others; for work that holds no lock of the interpreter."""
+    """Work in one thread that leaves the processors to others; for work in Arrow, which leaves them the interpreter."""
     return _background().submit(work, *args, **options).result()
 
 
@@ -78,8 +79,9 @@ def _background() -> ThreadPoolExecutor:
 
 
 def _step_back() -> None:
-    with suppress(AttributeError, OSError):  # elsewhere threads have no priority of their own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    if sys.platform.startswith("linux"):  # elsewhere a number of a thread would be taken for that of a process
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 class Working:
@@ -101,6 +103,6 @@ class Working:
 
 
 POLITE_SECONDS = 0.1
-"""How long a block of a file waits for pages: a file of 100,000 examples may take 10 seconds more."""
+"""How long a block of a file waits for pages: a file of 100,000 examples may take 20 seconds more."""
 
 PAGES_AT_WORK = Working()

@@ -71,7 +71,7 @@ class ExampleTable:
         self.names = store.plan.label_names
         self.whole = ExampleColumns([segment.examples for segment in store.segments])
         self._find = lru_cache(REMEMBERED)(partial(self.whole.find, seconds=SEARCH_SECONDS))
-        self._searching = Slots("other searches by expression are under way")
+        self._searching = Slots("other slow searches are under way")
         self._find_said = lru_cache(REMEMBERED)(partial(self._said, seconds=SEARCH_SECONDS))
         self._rank = cache(self._ranked)
         self._order = lru_cache(ORDERS)(self._ordered)
@@ -101,12 +101,12 @@ class ExampleTable:
 
     @contextmanager
     def searching(self, state: TableState) -> Generator[None]:
-        """Take the slot that searches by expression share: one at a time, so that other pages have the processors.
+        """Take the slot that slow searches share: one at a time, so that other pages have the processors.
 
         Raises:
             BusyError: too many others wait for it.
         """
-        if not state.q or state.how != "regex":
+        if not state.q or not (state.how == "regex" or state.role):
             yield
             return
         with self._searching():

@@ -1,14 +1,16 @@
 """Who is served when there are more requests than the processor can answer.
 
 Pages share one interpreter: each further one that is built at the same time makes all others slower. So few are built
-at a time, and of those that wait the newest comes first: a flood delays itself, and not somebody who asks for one page.
-Requests that take long by nature wait among themselves.
+at a time, and of those that wait the newest comes first (every fourth turn goes to the oldest): a flood delays itself,
+and not somebody who asks for one page. What changes something is done in the order in which it came. Requests that take
+long by nature wait among themselves.
 """
 
 import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,72 +25,100 @@ PAGES = 2
 """Pages that are built at a time."""
 
 LONG = 6
-"""Files and searches by expression that are made, or wait for a slot, at a time."""
+"""Files and searches that are made, or wait for a slot, at a time."""
+
+WRITES = 1
+"""Decisions and other changes at a time; one, so that none overtakes another."""
 
 MOST_WAITING = 256
 """Requests that wait for a turn; of more, the oldest is refused."""
 
+WAIT_SECONDS = 30.0
+"""How long a request waits for its turn."""
+
+TO_THE_OLDEST = 4
+"""Every so many turns, the oldest that waits comes first."""
+
+LONG_PATHS = frozenset({"/upload", "/decide-all", "/action"})
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """A request that waits, and whether it got a turn; None while it waits."""
+
+    future: "asyncio.Future[bool]"
+    taken: bool | None = None
+
+    def answer(self, *, taken: bool) -> None:
+        """Wake it; its loop may run in another thread."""
+        self.taken = taken
+        self.future.get_loop().call_soon_threadsafe(
+            lambda: None if self.future.done() else self.future.set_result(taken)
+        )
+
 
 class Turns:
-    """Lets `running` requests compute at a time; a turn that is given back goes to the newest that waits."""
+    """Lets `running` requests compute at a time; a turn that is given back goes to one that waits."""
 
-    def __init__(self, running: int, waiting: int = MOST_WAITING) -> None:
-        self._running, self._most, self._now = running, waiting, 0
-        self._waiting: list[asyncio.Future[bool]] = []
+    def __init__(self, running: int, waiting: int = MOST_WAITING, *, in_order: bool = False) -> None:
+        self._running, self._most, self._in_order = running, waiting, in_order
+        self._now = self._handed = 0
+        self._waiting: list[_Waiter] = []
         self._lock = threading.Lock()
 
-    async def take(self) -> bool:
-        """Wait for a turn; False if too many came later."""
+    async def take(self, seconds: float = WAIT_SECONDS) -> bool:
+        """Wait for a turn; False if too many came later, or the time is over."""
         with self._lock:
             if self._now < self._running:
                 self._now += 1
                 return True
-            waiting = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiting)
-            oldest = self._waiting.pop(0) if len(self._waiting) > self._most else None
-        if oldest is not None:
-            _answer(oldest, taken=False)
+            mine = _Waiter(asyncio.get_running_loop().create_future())
+            self._waiting.append(mine)
+            if len(self._waiting) > self._most:
+                self._waiting.pop(0).answer(taken=False)
         try:
-            return await waiting
-        except asyncio.CancelledError:
+            async with asyncio.timeout(seconds):  # `wait_for` of Python 3.11 may swallow a cancellation
+                return await mine.future
+        except (asyncio.CancelledError, TimeoutError) as error:
             with self._lock:
-                handed = waiting not in self._waiting
-                if not handed:
-                    self._waiting.remove(waiting)
-            if handed:
+                if mine.taken is None:
+                    self._waiting.remove(mine)
+            if mine.taken:
                 self.give_back()
+            if isinstance(error, TimeoutError):
+                return False
             raise
 
     def give_back(self) -> None:
-        """Hand the turn to the newest that waits."""
+        """Hand the turn to the next one."""
         with self._lock:
-            newest = self._waiting.pop() if self._waiting else None
-            self._now -= newest is None
-        if newest is not None:
-            _answer(newest, taken=True)
-
-
-def _answer(waiting: asyncio.Future[bool], *, taken: bool) -> None:
-    waiting.get_loop().call_soon_threadsafe(lambda: None if waiting.done() else waiting.set_result(taken))
+            if not self._waiting:
+                self._now -= 1
+                return
+            self._handed += 1
+            oldest = self._in_order or self._handed % TO_THE_OLDEST == 0
+            self._waiting.pop(0 if oldest else -1).answer(taken=True)
 
 
 class InTurn:
     """An application whose requests take turns while they compute, and not while they are sent."""
 
     def __init__(self, application: Application) -> None:
-        self._application, self._pages, self._long = application, Turns(PAGES), Turns(LONG)
+        self._application = application
+        self._pages, self._long, self._writes = Turns(PAGES), Turns(LONG), Turns(WRITES, in_order=True)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Pass a request on when it is its turn.
+        """Pass a request on when it is its turn; not at all if its client left meanwhile.
 
         Raises:
-            BusyError: too many others came later.
+            BusyError: too many others came later, or the time is over.
         """
-        if scope["path"].startswith("/static/"):
+        if scope["type"] != "http" or scope["path"].startswith("/static/"):
             await self._application(scope, receive, send)
             return
-        turns = self._long if takes_long(scope) else self._pages
-        if not await turns.take():
+        reads = scope["method"] in {"GET", "HEAD"}
+        turns = self._long if takes_long(scope) else self._pages if reads else self._writes
+        if not await (_take_unless_left(turns, receive) if reads else turns.take()):
             raise BusyError("many others ask for pages: try again in a few seconds")
         computing, is_page = True, turns is self._pages
         PAGES_AT_WORK.change(is_page)
@@ -110,13 +140,39 @@ class InTurn:
             done()
 
 
+async def _take_unless_left(turns: Turns, receive: Receive) -> bool:
+    """Wait for a turn, as long as the client is there; a page for one that left is not built."""
+    taking = asyncio.ensure_future(turns.take())
+    await asyncio.sleep(0)
+    if taking.done():
+        return await taking
+    leaving = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({taking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in (taking, leaving):
+            one.cancel()
+        await asyncio.wait({taking, leaving})
+    return not taking.cancelled() and taking.result()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def takes_long(scope: Message) -> bool:
-    """Whether a request makes a file, reads one, or searches by expression, also for the list an example is from."""
-    if scope["path"].startswith("/export/") or scope["path"] in {"/upload", "/decide-all"}:
+    """Whether a request makes a file or a report, reads one, or searches slowly, also for the list of an example."""
+    if scope["path"].startswith("/export/") or scope["path"] in LONG_PATHS:
         return True
     pairs = parse_qsl(scope["query_string"].decode("latin-1"), errors="replace")
-    lists = [pair for name, value in pairs if name == "list" for pair in parse_qsl(value, errors="replace")]
-    return ("how", "regex") in pairs or ("how", "regex") in lists
+    lists = [parse_qsl(value, errors="replace") for name, value in pairs if name == "list"]
+    return any(is_slow_search(dict(one)) for one in (pairs, *lists))
+
+
+def is_slow_search(state: MutableMapping[str, str]) -> bool:
+    """Whether a state of the table searches by expression, or in what one role says."""
+    return bool(state.get("q")) and (state.get("how") == "regex" or bool(state.get("role")))
 
 
 class Patience:
