@@ -72,6 +72,20 @@ def lay_out(arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> tupl
     return len(text).to_bytes(8, "little") + text, places
 
 
+class Arrays(dict[str, np.ndarray]):
+    """The arrays of a file by name; one that it should have and does not names the file."""
+
+    def __init__(self, path: Path, held: Mapping[str, np.ndarray]) -> None:
+        super().__init__(held)
+        self._path = path
+
+    def __missing__(self, name: str) -> np.ndarray:
+        raise DamagedError(_message(self._path, f"it has no array {name!r}"))
+
+    def __or__(self, other: Mapping[str, np.ndarray]) -> "Arrays":  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Arrays(self._path, {**self, **other})
+
+
 class MappedTensors:
     """The arrays of one safetensors file."""
 
@@ -129,9 +143,9 @@ class MappedTensors:
         self._release(len(wanted) * max(each, mmap.PAGESIZE))
         return self._arrays[name][wanted]
 
-    def all(self) -> dict[str, np.ndarray]:
+    def all(self) -> "Arrays":
         """Copy every array."""
-        return {name: self.view(name).copy() for name in self._places}
+        return Arrays(self.path, {name: self.view(name).copy() for name in self._places})
 
     def check(self, start: int, stop: int) -> None:
         """Check the blocks in a range of bytes, once each."""
