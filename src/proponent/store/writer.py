@@ -114,7 +114,8 @@ class Writer:
         table, base = self._table(at), self.base
         name = None if base is None else refit_name(base.files)
         again = None if name is None or base is None else MappedTensors(self.folder / name, base.files[name])
-        return ({} if table is None else table.all()) | refitted_table(again, at)
+        held: Mapping[str, np.ndarray] = {} if table is None else table.all()
+        return {**held, **refitted_table(again, at)}
 
     def has_examples(self, segment: str) -> bool:
         """Whether the examples of a segment were published."""
