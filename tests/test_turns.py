@@ -157,7 +157,7 @@ def scope(path: str, query: str = "") -> dict[str, Any]:
         ("/table", "q=a&role=user", True),
         ("/example", "id=x&list=q%3Da%26role%3Duser", True),
         ("/action", "id=label-errors", True),
-        ("/decide-all", "", True),
+        ("/selected", "", True),
     ],
 )
 def test_requests_that_take_long_are_known_by_their_address(path: str, query: str, long: bool) -> None:

@@ -30,7 +30,7 @@ from proponent.store.inventory import inventory
 from proponent.views import Explanation, frames, text_marks, turns
 from proponent.views.frames import Screen
 from proponent.views.page import TEMPLATES, environment
-from proponent.web import downloads, layout, questions, table_columns
+from proponent.web import bulk, downloads, layout, questions, table_columns
 from proponent.web.pages import ask, comparison, confusion, errors, example, groups, home, pick, predictions
 from proponent.web.pages import index as index_pages
 from proponent.web.pages import table as table_pages
@@ -709,7 +709,7 @@ def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
 
 
 MODULES = (
-    layout, ask, comparison, confusion, errors, example, groups, home, index_pages, pick, predictions, questions,
+    layout, ask, bulk, comparison, confusion, errors, example, groups, home, index_pages, pick, predictions, questions,
     table_pages,
 )  # fmt: skip
 CONTEXTS = [

@@ -50,7 +50,7 @@ def browser(news: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def form(page: Reply, act: str, **more: str) -> dict[str, str]:
     """The form that decides about all, as a person would send it."""
-    (content,) = re.findall(r'action="/decide-all".*?</form>', page.text, re.DOTALL)
+    (content,) = re.findall(r'action="/selected".*?</form>', page.text, re.DOTALL)
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', content))
     return (
         {name: value.replace("&amp;", "&") for name, value in fields.items() if name != "token"} | {"act": act} | more
@@ -93,7 +93,7 @@ def test_all_selected_are_fixed_by_one_step_and_one_undo_takes_it_back(browser: 
     page = browser.get(SUSPECTS)
     many = int(judged.flagged.sum())
     assert f"Fix {many} to the suggested label" in page.seen
-    assert browser.post("/decide-all", form(page, "fix", note=" seen by two ")).location == SUSPECTS
+    assert browser.post("/selected", form(page, "fix", note=" seen by two ")).location == SUSPECTS
     made = shown.decisions.current
     assert {shown.table.whole.numbers[one.id]: one.label for one in made.values()} == {
         int(at): names[judged.suggested[at]] for at in np.flatnonzero(judged.flagged)
@@ -114,7 +114,7 @@ def test_all_that_a_search_finds_are_kept_or_dropped(browser: Browser, act: str)
         page = browser.get(url)
         found = shown.table.select(TableState.read(parse_qsl(url.partition("?")[2])), {}).places
         assert 0 < len(found) < len(shown.table)
-        assert browser.post("/decide-all", form(page, act)).status == 303
+        assert browser.post("/selected", form(page, act)).status == 303
         current = shown.decisions.current
         assert {shown.table.whole.numbers[one] for one in current} == set(found.tolist())
         assert {one.act for one in current.values()} == {act}
@@ -125,13 +125,13 @@ def test_a_selection_that_changed_is_refused(browser: Browser, monkeypatch: pyte
     page, shown = browser.get(url), browser.open_indexes.first
     one = str(shown.table.whole.values("id", shown.table.select(TableState(flag="yes"), {}).places[:1])[0])
     browser.post("/decide", {"id": one, "act": "keep"})
-    refused = browser.post("/decide-all", form(page, "drop"))
+    refused = browser.post("/selected", form(page, "drop"))
     assert (refused.status, "the selection has changed" in refused.seen) == (400, True)
     for wrong in ({"list": "flag=no"}, {"list": ""}, {"list": "flag=maybe"}, {"selected": "x"}, {"act": "explode"}):
         fields = form(browser.get(url), "drop") | wrong
-        assert browser.post("/decide-all", fields).status == 400, wrong
+        assert browser.post("/selected", fields).status == 400, wrong
     fixing = form(browser.get("/table?flag=no&q=bank"), "fix")
-    refused = browser.post("/decide-all", fixing)
+    refused = browser.post("/selected", fixing)
     assert (refused.status, "no example of this selection has a suggested label" in refused.seen) == (400, True)
     monkeypatch.setattr(bulk, "MOST_AT_ONCE", 2)
     assert "Decide about all" not in browser.get(url).seen
@@ -142,7 +142,7 @@ def test_the_whole_table_is_never_decided_at_once(browser: Browser) -> None:
     shown = browser.open_indexes.first
     assert "Decide about all" not in browser.get("/table").seen
     fields = {"list": "", "selected": str(len(shown.table)), "fixable": "0", "act": "drop"}
-    assert browser.post("/decide-all", fields).status == 400
+    assert browser.post("/selected", fields).status == 400
     assert shown.decisions.current == {}
 
 
@@ -154,8 +154,8 @@ def test_a_language_model_has_no_labels_to_fix(request: pytest.FixtureRequest, t
     page = made.get(f"/table?{urlencode({'q': word})}")
     if "Decide about all" in page.seen:
         assert "suggested label" not in page.seen
-        assert made.post("/decide-all", form(page, "fix")).status == 400
-        assert made.post("/decide-all", form(page, "drop")).status == 303
+        assert made.post("/selected", form(page, "fix")).status == 400
+        assert made.post("/selected", form(page, "drop")).status == 303
     made.close()
 
 

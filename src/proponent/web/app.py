@@ -110,7 +110,7 @@ class Explorer:
             "/why": self._why,
             "/errors": self._explain_errors,
             "/decide": self._decide,
-            "/decide-all": self._decide_all,
+            "/selected": self._decide_all,
             "/undo": self._undo,
             "/cancel": self._cancel,
             "/theme": self._theme,

@@ -39,7 +39,7 @@ WAIT_SECONDS = 30.0
 TO_THE_OLDEST = 4
 """Every so many turns, the oldest that waits comes first."""
 
-LONG_PATHS = frozenset({"/upload", "/decide-all", "/action"})
+LONG_PATHS = frozenset({"/upload", "/selected", "/action"})
 
 
 @dataclass(eq=False, slots=True)
