@@ -6,7 +6,7 @@ Neither the index nor the data set that it was built from is changed.
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ class Decision:
     act: Act  # keep it as it is, fix its label, drop it, or (clear) withdraw the decision
     label: str | None  # the new label of a fix; None otherwise
     when: str  # UTC, to the second
-    note: str = ""  # why, in the words of who decided
+    note: str | None = None  # why, in the words of who decided; None as before, which is never current
 
 
 class Decisions:
@@ -77,21 +77,28 @@ class Decisions:
         """Number of steps made for another data set; they still apply, and views say so."""
         return self._read().foreign
 
-    def decide(self, ids: Sequence[str], act: str, labels: Sequence[str | None] | None = None, note: str = "") -> None:
+    def decide(
+        self,
+        ids: Sequence[str],
+        act: str,
+        labels: Sequence[str | None] | None = None,
+        note: str | None = None,
+        still: Callable[[Mapping[str, Decision]], bool] = lambda _: True,
+    ) -> None:
         """Decide about some examples, as one step.
 
         Args:
             ids: the examples.
             act: keep, fix, drop, or clear.
             labels: their new labels, for a fix.
-            note: why; at most 1,000 characters.
+            note: why, at most 1,000 characters; None leaves the notes that there are.
+            still: is asked with the current decisions while nobody else can decide; it must agree.
 
         Raises:
-            InputError: an unknown decision, a fix without a label, a note that is too long.
+            InputError: an unknown decision, a fix without a label, a note that is too long, or things have changed.
             LabelError: a label that the index does not have.
         """
-        if len(note) > LONGEST_NOTE:
-            raise InputError(f"the note has {len(note):,} characters: shorten it to {LONGEST_NOTE:,}")
+        said = {} if note is None else {"note": _checked(note)}
         known = next((one for one in ACTS if one == act), None)
         if known is None:
             raise InputError(f"unknown decision {act[:40]!r}: choose keep, fix, drop or clear")
@@ -99,9 +106,33 @@ class Decisions:
         for label in given if act == "fix" else ():
             self._check(label)
         made = zip(ids, given, strict=True)
-        more = {"note": note} if note and act != "clear" else {}
-        step = [{"id": one, "act": known} | ({} if label is None else {"label": label}) | more for one, label in made]
-        self._append({"step": step, "when": _now(), "data": self._data})
+        step = [{"id": one, "act": known} | ({} if label is None else {"label": label}) for one, label in made]
+
+        def record() -> dict[str, Any]:
+            if not still(self._read().current):
+                raise InputError(
+                    "things have changed since they were shown, and nothing was decided: look at them again"
+                )
+            return {"step": step, "when": _now(), "data": self._data} | said
+
+        self._append(record)
+
+    def annotate(self, identity: str, note: str) -> None:
+        """Give a decision another note; what was decided stays.
+
+        Raises:
+            InputError: there is no decision, or the note is too long.
+        """
+        said = _checked(note)
+
+        def record() -> dict[str, Any]:
+            made = self._read().current.get(identity)
+            if made is None:
+                raise InputError("a note belongs to a decision: decide first")
+            step = {"id": identity, "act": made.act} | ({} if made.label is None else {"label": made.label})
+            return {"step": [step], "when": _now(), "data": self._data, "note": said}
+
+        self._append(record)
 
     def undo(self, step: int | None = None) -> tuple[Decision, ...]:
         """Undo the last step.
@@ -232,7 +263,16 @@ def _apply(decisions: Sequence[Decision], current: dict[str, Decision]) -> None:
         if one.act == "clear":
             current.pop(one.id, None)
         else:
-            current[one.id] = one
+            before = current.get(one.id)
+            kept = "" if before is None else before.note
+            current[one.id] = one if one.note is not None else replace(one, note=kept)
+
+
+def _checked(note: str) -> str:
+    """A note of a permitted length, without unpaired surrogates."""
+    if len(note) > LONGEST_NOTE:
+        raise InputError(f"the note has {len(note):,} characters: shorten it to {LONGEST_NOTE:,}")
+    return note.encode("utf-8", "backslashreplace").decode()
 
 
 def _now() -> str:
@@ -243,15 +283,15 @@ def _step(line: Any, names: Sequence[str] | None) -> list[Decision] | None:
     """Parse one line as a step; None for an undo."""
     if line.get("undo") is True:
         return None
-    when, found = str(line["when"]), list[Decision]()
+    when, found, note = str(line["when"]), list[Decision](), line.get("note")
+    if not isinstance(note, str | None):
+        raise ValueError("its note is no text")
+    note = None if note is None else note[:LONGEST_NOTE].encode("utf-8", "backslashreplace").decode()
     for one in cast("list[dict[str, Any]]", line["step"]):
         act, label = one["act"], one.get("label")
         if act not in ACTS or not isinstance(one["id"], str):
             raise ValueError(f"{act!r} is not one of {', '.join(ACTS)}")
         if act == "fix" and (names is None or label not in names):
             raise ValueError(f"the index has no class {label!r}")
-        note = one.get("note", "")
-        if not isinstance(note, str):
-            raise ValueError("its note is no text")
-        found.append(Decision(one["id"], act, label if act == "fix" else None, when, note[:LONGEST_NOTE]))
+        found.append(Decision(one["id"], act, label if act == "fix" else None, when, note))
     return found

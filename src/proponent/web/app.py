@@ -19,7 +19,7 @@ from proponent.errors import DiskFullError, InputError, ProponentError
 from proponent.views.frames import Link, Screen
 from proponent.views.page import css, screen
 from proponent.web import exports
-from proponent.web.bulk import decide_selected, note_of
+from proponent.web.bulk import decide_selected
 from proponent.web.conversation import from_form
 from proponent.web.downloads import Download, FileResponse
 from proponent.web.layout import PageRequest, frame
@@ -266,7 +266,10 @@ class Explorer:
         identity, act = fields.get("id", ""), fields.get("act", "")
         if identity not in shown.table.whole.numbers:
             raise InputError(f"no training example has the id {identity[:80]!r}")
-        note = fields["note"].strip() if "note" in fields else note_of(shown.decisions.current, identity)
+        note = fields["note"].strip() if "note" in fields else None
+        if act == "note":
+            shown.decisions.annotate(identity, note or "")
+            return _see(_back(fields))
         shown.decisions.decide([identity], act, [fields.get("label")], note)
         following = act != "clear" and fields.get("next")
         return _see(_back({"back": following} if following else fields))

@@ -140,7 +140,7 @@ class PageState:
             if value == one.default:
                 continue
             several = cast("tuple[object, ...]", value if isinstance(value, tuple) else (value,))
-            found += [(_written(one.name), f"{part:g}" if isinstance(part, float) else str(part)) for part in several]
+            found += [(_written(one.name), number(part) if isinstance(part, float) else str(part)) for part in several]
         return found
 
     def url(self, path: str, **changes: Any) -> str:
@@ -257,6 +257,12 @@ class QuestionState(Question):
         return Question(**{one.name: getattr(self, one.name) for one in fields(Question)})
 
 
+def number(value: float) -> str:
+    """A number in as few digits as give it back exactly."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 @dataclass(frozen=True)
 class TableState(PageState):
     """The contents of the table of training examples."""
@@ -277,6 +283,11 @@ class TableState(PageState):
     sort: Annotated[Names, AfterValidator(_sort_keys)] = ()
     page: Annotated[int, _whole(1, 10_000_000)] = 1
     size: Annotated[Literal[25, 50, 100, 200], _whole()] = 50
+
+    @property
+    def bounds(self) -> tuple[str, str]:
+        """The bounds of the label score, as they are written in the form."""
+        return "" if self.low is None else number(self.low), "" if self.high is None else number(self.high)
 
     def chosen(self, facet: str) -> tuple[str, ...]:
         """The chosen values of a facet."""

@@ -125,13 +125,13 @@ class ExampleTable:
         places = np.flatnonzero(_all([*base, *chosen.values()]))
         return Selection(self._sorted(places, state.sort), counts, found.searched)
 
-    def crossed(self, state: TableState, decisions: Mapping[str, Decision]) -> Int[np.ndarray, "k k"]:
+    def crossed(self, state: TableState, decisions: Mapping[str, Decision]) -> dict[tuple[int, int], int]:
         """Counts of what a state selects by given and predicted class, whichever of them it chooses."""
-        whole = replace(state, label=(), predicted=(), sort=())
-        places, facets = self.select(whole, decisions).places, self.coded
-        counts = np.zeros((len(self.names or ()),) * 2, dtype=np.int64)
-        np.add.at(counts, (facets["label"][0][places], facets["predicted"][0][places]), 1)
-        return counts
+        places = self.select(replace(state, label=(), predicted=(), sort=()), decisions).places
+        given, predicted = (self.coded[name][0][places].astype(np.int64) for name in ("label", "predicted"))
+        width = len(self.names or ()) or 1
+        pairs, counts = np.unique(given * width + predicted, return_counts=True)
+        return {divmod(pair, width): count for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True)}
 
     def _found(self, state: TableState) -> SearchResult:
         """Search all texts, or those of one role."""
@@ -217,7 +217,8 @@ class NearDuplicates:
         """Find the near-duplicates of an example, and the next others if there are few."""
         alike = self.ready.similarity(place)
         alike[place] = 0.0
-        near = np.flatnonzero(alike > 0)
+        least = np.partition(alike, -MOST_DUPLICATES)[-MOST_DUPLICATES] if len(alike) > MOST_DUPLICATES else 0.0
+        near = np.flatnonzero((alike > 0) & (alike >= least))
         best = near[np.lexsort((near, -alike[near]))][:MOST_DUPLICATES]
         many = max(NEAREST, int((alike[best] >= LEAST_SIMILARITY).sum()))
         return [(int(one), float(alike[one])) for one in best[:many]]

@@ -68,7 +68,7 @@ def example_screen(shown: OpenIndex, state: ListedState) -> ExampleScreen:
     place = table.whole.numbers.get(identity)
     if place is None:
         raise InputError(f"no training example has the id {identity[:80]!r}: look for it in the table")
-    near = shown.near_duplicates.nearest(place)
+    near = [one for one in shown.near_duplicates.nearest(place) if table.alive[one[0]]]
     row, *others = rows_of(shown, np.asarray([place, *(one for one, _ in near)]), decisions)
     effects = sorted(_effects(shown, identity), key=lambda one: -one[2])
     pair = table.whole.values("text_pair", np.asarray([place]))[0]

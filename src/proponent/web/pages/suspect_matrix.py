@@ -1,8 +1,7 @@
 """Where the suspects of the table are: by given and predicted class, each cell a link to its examples."""
 
+from collections import Counter
 from collections.abc import Mapping
-
-import numpy as np
 
 from proponent.actions.decisions import Decision
 from proponent.web.pages.confusion import MOST_CELLS, Cell
@@ -21,10 +20,12 @@ def suspects(
     if names is None or state.flag != "yes":
         return (), ()
     counts = table.crossed(state, decisions)
-    totals = counts.sum(axis=1)
+    totals = Counter[int]()
+    for (row, _), count in counts.items():
+        totals[row] += count
 
     def cell(row: int, at: int) -> Cell:
-        given, predicted, count = names[row], names[at], int(counts[row, at])
+        given, predicted, count = names[row], names[at], counts.get((row, at), 0)
         here = (state.label, state.predicted) == ((given,), (predicted,))
         chosen = {"label": (), "predicted": ()} if here else {"label": (given,), "predicted": (predicted,)}
         return Cell(
@@ -34,12 +35,12 @@ def suspects(
             right=row == at,
             url=state.url("/table", **chosen, page=1) if count else "",
             here=here,
-            share=count / int(totals[row]) if totals[row] else 0.0,
+            share=count / totals[row] if totals[row] else 0.0,
         )
 
-    if not counts.any():
+    if not counts:
         return (), ()
     if len(names) <= MOST_CLASSES:
         return tuple(tuple(cell(row, at) for at in range(len(names))) for row in range(len(names))), ()
-    order = np.argsort(-counts, axis=None, kind="stable")[: min(MOST_CELLS, int((counts > 0).sum()))]
-    return (), tuple(cell(*map(int, divmod(one, len(names)))) for one in order)
+    largest = sorted(counts, key=lambda pair: (-counts[pair], pair))[:MOST_CELLS]
+    return (), tuple(cell(*pair) for pair in largest)

@@ -15,7 +15,7 @@ from proponent.types import Content, Conversation, Counting, Preference
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import Mark, clip
 from proponent.views.turns import TurnView, turn_views
-from proponent.web.bulk import BulkOffer, note_of, offered
+from proponent.web.bulk import MOST_AT_ONCE, TOO_MANY, BulkOffer, note_of, offered
 from proponent.web.layout import Filter, file_links, method_line
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.confusion import Cell
@@ -110,6 +110,7 @@ class TableScreen(Screen):
     matrix: Annotated[tuple[tuple[Cell, ...], ...], "suspects by given and predicted class"] = ()
     cells: Annotated[tuple[Cell, ...], "the largest cells, when there are too many classes for a matrix"] = ()
     bulk: Annotated[BulkOffer | None, "what can be decided about all that is selected"] = None
+    bulk_why: Annotated[str, "why nothing can be decided about all that is selected; empty where something can"] = ""
 
 
 ROLES: tuple[Literal["system", "user", "assistant", "tool"], ...] = ("system", "user", "assistant", "tool")
@@ -168,7 +169,8 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
         counted=COUNTED if shown.chat and shown.plan.counting is not None else "",
         matrix=matrix,
         cells=cells,
-        bulk=offered(shown, state, selection),
+        bulk=offered(shown, state, selection, decisions),
+        bulk_why=TOO_MANY if MOST_AT_ONCE < found < int(table.alive.sum()) else "",
         ranking=f"Label score: {RANKINGS['mean-probability']}." if table.names is not None else "",
     )
 
