@@ -34,7 +34,7 @@ from proponent.web.pages.home import home_screen
 from proponent.web.pages.predictions import prediction_screen
 from proponent.web.pages.table import table_screen
 from proponent.web.safety import URL_BYTES
-from proponent.web.slots import BusyError
+from proponent.web.slots import PAGES_AT_WORK, BusyError
 from proponent.web.states import (
     ErrorsState,
     ExampleState,
@@ -126,6 +126,8 @@ class Explorer:
         """Read a state of an index and show its screen."""
 
         def endpoint(request: WebRequest) -> Response:
+            if request.scope.get("proponent.long"):
+                PAGES_AT_WORK.let_go_first()
             state = _read(kind, request)
             shown = self.open_indexes.get(state.first)
             if shown.building and not shown.readable:

@@ -85,7 +85,7 @@ def _step_back() -> None:
 
 
 class Working:
-    """How many pages are being built; a file that is made meanwhile lets them go first."""
+    """How many pages are being built; a file or a slow search lets them go first."""
 
     def __init__(self) -> None:
         self._none, self._count = threading.Condition(), 0

@@ -1,7 +1,7 @@
 """Who is served when there are more requests than the processor can answer.
 
 Pages share one interpreter: each further one that is built at the same time makes all others slower. So few are built
-at a time, and of those that wait the newest comes first (every fourth turn goes to the oldest): a flood delays itself,
+at a time, and of those that wait the newest comes first (every eighth turn goes to the oldest): a flood delays itself,
 and not somebody who asks for one page. What changes something is done in the order in which it came. Requests that take
 long by nature wait among themselves.
 """
@@ -36,7 +36,7 @@ MOST_WAITING = 256
 WAIT_SECONDS = 30.0
 """How long a request waits for its turn."""
 
-TO_THE_OLDEST = 4
+TO_THE_OLDEST = 8
 """Every so many turns, the oldest that waits comes first."""
 
 LONG_PATHS = frozenset({"/upload", "/selected", "/action"})
@@ -52,9 +52,18 @@ class _Waiter:
     def answer(self, *, taken: bool) -> None:
         """Wake it; its loop may run in another thread."""
         self.taken = taken
-        self.future.get_loop().call_soon_threadsafe(
-            lambda: None if self.future.done() else self.future.set_result(taken)
-        )
+        try:
+            here = asyncio.get_running_loop() is self.future.get_loop()
+        except RuntimeError:
+            here = False
+        if here:  # at once: under a flood each round of the loop takes its time
+            self._wake()
+        else:
+            self.future.get_loop().call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if not self.future.done():
+            self.future.set_result(self.taken is True)
 
 
 class Turns:
@@ -66,8 +75,8 @@ class Turns:
         self._waiting: list[_Waiter] = []
         self._lock = threading.Lock()
 
-    async def take(self, seconds: float = WAIT_SECONDS) -> bool:
-        """Wait for a turn; False if too many came later, or the time is over."""
+    async def take(self, seconds: float = WAIT_SECONDS, receive: Receive | None = None) -> bool:
+        """Wait for a turn; False if too many came later, the time is over, or the client left."""
         with self._lock:
             if self._now < self._running:
                 self._now += 1
@@ -76,18 +85,29 @@ class Turns:
             self._waiting.append(mine)
             if len(self._waiting) > self._most:
                 self._waiting.pop(0).answer(taken=False)
+        leaving = None if receive is None else asyncio.ensure_future(_left(receive))
+        if leaving is not None:
+            leaving.add_done_callback(lambda _: self._drop(mine))
         try:
             async with asyncio.timeout(seconds):  # `wait_for` of Python 3.11 may swallow a cancellation
                 return await mine.future
         except (asyncio.CancelledError, TimeoutError) as error:
-            with self._lock:
-                if mine.taken is None:
-                    self._waiting.remove(mine)
+            self._drop(mine)
             if mine.taken:
                 self.give_back()
             if isinstance(error, TimeoutError):
                 return False
             raise
+        finally:
+            if leaving is not None:
+                leaving.cancel()
+
+    def _drop(self, one: _Waiter) -> None:
+        """Refuse one that still waits."""
+        with self._lock:
+            if one.taken is None:
+                self._waiting.remove(one)
+                one.answer(taken=False)
 
     def give_back(self) -> None:
         """Hand the turn to the next one."""
@@ -118,9 +138,10 @@ class InTurn:
             return
         reads = scope["method"] in {"GET", "HEAD"}
         turns = self._long if takes_long(scope) else self._pages if reads else self._writes
-        if not await (_take_unless_left(turns, receive) if reads else turns.take()):
+        if not await turns.take(receive=receive if reads else None):
             raise BusyError("many others ask for pages: try again in a few seconds")
         computing, is_page = True, turns is self._pages
+        scope["proponent.long"] = turns is self._long
         PAGES_AT_WORK.change(is_page)
 
         def done() -> None:
@@ -138,22 +159,6 @@ class InTurn:
             await self._application(scope, receive, sent)
         finally:
             done()
-
-
-async def _take_unless_left(turns: Turns, receive: Receive) -> bool:
-    """Wait for a turn, as long as the client is there; a page for one that left is not built."""
-    taking = asyncio.ensure_future(turns.take())
-    await asyncio.sleep(0)
-    if taking.done():
-        return await taking
-    leaving = asyncio.ensure_future(_left(receive))
-    try:
-        await asyncio.wait({taking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for one in (taking, leaving):
-            one.cancel()
-        await asyncio.wait({taking, leaving})
-    return not taking.cancelled() and taking.result()
 
 
 async def _left(receive: Receive) -> None:
