@@ -135,9 +135,8 @@ def test_enter_in_a_note_saves_it_with_the_decision_that_is_there(address: str, 
     assert "x first" in page.inner_text(".wh-decide")
     page.fill("#note-one", "second")
     page.keyboard.press("Enter")
-    page.wait_for_url(lambda now: now != url)
-    page.wait_for_selector("#drop-one[aria-pressed=false]")
-    page.goto(url)
+    page.wait_for_selector(".wh-why-decided:has-text('second')")
+    assert page.url == url, "a note leaves the reader where they are"
     assert page.input_value("#note-one") == "second"
     assert page.locator("#drop-one[aria-pressed=true]").count() == 1
     page.click("#undo")
