@@ -72,7 +72,7 @@ def decide_selected(shown: OpenIndex, fields: Mapping[str, str]) -> None:
     if act == "fix" and table.judged is not None and table.names is not None:
         places = places[table.judged.suggested[places] >= 0]
         labels = [table.names[at] for at in table.judged.suggested[places].tolist()]
-    if not len(places):
+    if act == "fix" and not len(places):
         raise InputError("no example of this selection has a suggested label")
 
     def still(current: Mapping[str, Decision]) -> bool:

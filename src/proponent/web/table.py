@@ -137,8 +137,9 @@ class ExampleTable:
         """Search all texts, or those of one role."""
         if not state.q:
             return SearchResult(self.alive, len(self))
-        find = partial(self._find_said, state.role) if state.role else self._find
-        return in_background(find, state.how, state.q) if state.how == "regex" else find(state.how, state.q)
+        if state.role:  # in Python, which would keep the interpreter from others at any priority
+            return self._find_said(state.role, state.how, state.q)
+        return in_background(self._find, state.how, state.q) if state.how == "regex" else self._find(state.how, state.q)
 
     def decided(self, decisions: Mapping[str, Decision]) -> Int[np.ndarray, " n"]:
         """The code of every example's decision, as in `DECIDED`; 3 is none."""
