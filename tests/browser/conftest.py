@@ -1,6 +1,7 @@
 """A Chromium that is there already, and `proponent serve` in a process of its own, over the demo's index."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 CHROMIUM = next((one for one in ("chromium", "chromium-browser", "google-chrome") if shutil.which(one)), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
@@ -37,6 +38,15 @@ def stop(process: "subprocess.Popen[str]") -> None:
     process.wait()
     assert process.stdout is not None
     process.stdout.close()
+
+
+def arrived(page: Page, address: str) -> None:
+    """Wait for an address (`*` for anything), at most three minutes.
+
+    A page in progress loads itself again and may give one navigation up for the next, which `wait_for_url` raises.
+    """
+    expect(page).to_have_url(re.compile(".*".join(map(re.escape, address.split("*"))) + "$"), timeout=180_000)
+    page.wait_for_load_state()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page
 
-from browser.conftest import AXE, TOKENS, start, stop
+from browser.conftest import AXE, TOKENS, arrived, start, stop
 
 pytest.importorskip("trl")
 import chat_index
@@ -37,7 +37,7 @@ def ask(page: Page, url: str, answer: str = ANSWER) -> None:
 
 def wait(page: Page) -> None:
     page.wait_for_selector(".wh-job, .wh-cols")
-    page.wait_for_url("**/ask?**", timeout=180_000)
+    arrived(page, "**/ask?**")
     page.wait_for_selector(".wh-pick")
 
 
@@ -79,7 +79,7 @@ def test_a_word_is_clicked_and_a_piece_is_dragged_over(chat: str, opened: Opened
     assert page.evaluate("String(getSelection())") == ""
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.click(".wh-pick button[type=submit]")
-    page.wait_for_url("**span=silver+heron**", timeout=120_000)
+    arrived(page, "**span=silver+heron**")
     page.wait_for_selector(".wh-cols")
     assert chosen(page) == ["silver", "heron"]
     assert "counts in part" in page.locator(".wh-query").inner_text()
@@ -107,7 +107,7 @@ def test_a_piece_is_chosen_by_keys_alone(chat: str, opened: Opened, answer: str)
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline != "none"
     page.keyboard.press("Enter")
-    page.wait_for_url("**span=mascot+of**", timeout=120_000)
+    arrived(page, "**span=mascot+of**")
     page.wait_for_selector(".wh-cols")
 
 
@@ -168,7 +168,7 @@ def test_turns_are_added_filled_and_removed(chat: str, opened: Opened, script: b
     assert page.input_value("[name=target]") == said
     assert page.evaluate("document.documentElement.scrollWidth") <= 360 if script else True
     page.click("button.wh-main")
-    page.wait_for_url("**/ask?**messages=**", timeout=120_000)
+    arrived(page, "**/ask?**messages=**")
     page.wait_for_selector(".wh-query")
     assert page.locator(".wh-query .wh-turn").count() == 4
 
@@ -179,12 +179,12 @@ def test_without_script_the_piece_is_typed_and_the_model_answers(chat: str, open
     assert not page.locator(".wh-pick-words").is_visible()
     page.fill(".wh-pick [name=span]", "heron")
     page.click(".wh-pick button[type=submit]")
-    page.wait_for_url("**span=heron**", timeout=120_000)
+    arrived(page, "**span=heron**")
     assert page.locator(".wh-hits > li").count() > 0
     page.goto(f"{chat}/ask")
     page.fill("#text", ASKED)
     page.click("text=Let the model answer")
-    page.wait_for_url("**generate=yes**", timeout=120_000)
+    arrived(page, "**generate=yes**")
     page.click("text=Ask another question")
     assert page.input_value(".wh-again [name=target]").strip()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
-from browser.conftest import start, stop
+from browser.conftest import arrived, start, stop
 
 Opened = Callable[..., Page]
 SUSPECTS = "/table?flag=yes&sort=score"
@@ -226,7 +226,7 @@ def test_the_word_filter_keeps_bars_and_baselines_and_says_what_it_does(address:
     page = opened()
     page.goto(f"{address}/ask")
     ask(page, "Issue a warning, or maybe ignore it or raise an exception.")
-    page.wait_for_url("**/ask?**", timeout=180_000)
+    arrived(page, "**/ask?**")
     page.wait_for_selector(".wh-hits > li")
     url = page.url
     bars = """[...document.querySelectorAll(".wh-hits > li")]

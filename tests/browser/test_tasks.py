@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route
 
 import tiny
-from browser.conftest import AXE, TOKENS, start, stop
+from browser.conftest import AXE, TOKENS, arrived, start, stop
 from test_views_hostile import PAYLOADS
 
 Opened = Callable[..., Page]
@@ -32,7 +32,7 @@ def answer(address: str, chromium: object) -> str:
     page.fill("#text", QUESTION)
     page.click("button.wh-main")
     page.wait_for_selector(".wh-job, .wh-cols")
-    page.wait_for_url("**/ask?**", timeout=180_000)
+    arrived(page, "**/ask?**")
     url = page.url
     page.close()
     return url
@@ -131,7 +131,7 @@ def test_pages_are_turned_and_questions_asked_by_keys_alone(address: str, opened
     assert page.locator("#text").input_value() == "Ask by keys alone\nand on a second line"
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(".wh-job, .wh-cols")
-    page.wait_for_url("**/ask?**", timeout=180_000)
+    arrived(page, "**/ask?**")
     page.wait_for_selector(".wh-hits > li")
     page.keyboard.press("j")
     page.keyboard.press("Enter")
@@ -217,7 +217,7 @@ def test_without_javascript_everything_can_be_read_and_decided(address: str, ope
     page.goto(f"{address}/ask")
     page.fill("#text", "Open a file without script")
     page.click("button.wh-main")
-    page.wait_for_url("**/ask?**", timeout=120_000)
+    arrived(page, "**/ask?**")
     assert page.locator(".wh-hits > li").count() > 4
 
 
@@ -325,7 +325,7 @@ def test_no_text_of_the_data_becomes_structure_in_any_view(hostile: tuple[str, i
     page.goto(f"{url}/ask")
     page.fill("#text", "<img src=x onerror=alert(1)> the cup")
     page.click("button.wh-main")
-    page.wait_for_url("**/ask?**", timeout=180_000)
+    arrived(page, "**/ask?**")
     for one in (
         page.url,
         page.url.replace("/ask?", "/compare?"),

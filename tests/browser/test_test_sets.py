@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
-from browser.conftest import AXE, start, stop
+from browser.conftest import AXE, arrived, start, stop
 
 Opened = Callable[..., Page]
 
@@ -67,7 +67,7 @@ def test_a_number_of_the_matrix_leads_to_its_rows_and_a_row_to_its_explanation(
     assert page.locator(".wh-row .wh-c-label .wh-label").all_inner_texts() == [given] * int(count)
     assert page.locator(".wh-row .wh-c-predicted .wh-label").all_inner_texts() == [said] * int(count)
     page.locator(".wh-why button").first.click()
-    page.wait_for_url("**/ask?**", timeout=180_000)
+    arrived(page, "**/ask?**")
     assert page.locator("h1").inner_text() == f"Why {said} and not {given}?"
     assert page.locator(".wh-ask select[name=label]").input_value() == said
     assert page.locator(".wh-ask select[name=against]").input_value() == given
@@ -118,7 +118,7 @@ def test_without_script_a_test_set_is_uploaded_and_explained(own: str, held_out:
     page.wait_for_selector(".wh-confusion", timeout=180_000)  # a page in progress loads itself again
     page.click("text=wrong >> nth=0")
     page.locator(".wh-why button").first.click()
-    page.wait_for_url("**/ask?**", timeout=180_000)
+    arrived(page, "**/ask?**")
     assert page.locator("h1").inner_text().startswith("Why ")
 
 
