@@ -18,6 +18,7 @@ import checked
 
 checked.install()  # before anything of proponent is imported
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="proponent-tests-")  # tests make no key for this user
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # threads that load a model of a few kilobytes take longer than it
 
 if TYPE_CHECKING:
     import tiny

@@ -492,7 +492,7 @@ def test_an_interrupt_says_what_is_left(said: Said, monkeypatch: pytest.MonkeyPa
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(application, "app", stopped)
+    monkeypatch.setattr(application, "command_tree", lambda: stopped)
     assert said(command) == (130, "", f"proponent: stopped{left}\n")
 
 
