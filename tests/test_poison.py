@@ -213,11 +213,13 @@ def test_shares_of_words_are_the_scores_of_an_index_split_by_hand(given):
         same[row] = False
         split: dict[str, float] = {}
         for other in np.flatnonzero(same).tolist():
-            hits = index.explain(rows[other], label=rows[other].label, k=len(rows), baselines=False)
+            hits = index.explain(
+                rows[other], label=rows[other].label, k=1, where={"id": rows[row].id}, baselines=False
+            )
             for hit in (*hits.proponents, *hits.opponents):
-                if hit.id == rows[row].id:
-                    for pair in hit.words:
-                        split[pair.train_word.lower()] = split.get(pair.train_word.lower(), 0.0) + pair.share
+                assert hit.id == rows[row].id
+                for pair in hit.words:
+                    split[pair.train_word.lower()] = split.get(pair.train_word.lower(), 0.0) + pair.share
         ours = {
             word: share for at, word, share in zip(shares.rows, shares.words, shares.shares, strict=True) if at == row
         }
