@@ -481,6 +481,35 @@ def test_smoke_chat(data: Path, tmp_path: Path):
 
 
 @pytest.mark.benchmarks
+def test_smoke_readers(data: Path, tmp_path: Path):
+    cache = tmp_path / "cache"
+    script(f"readers.py sheets --data {data} --cache {cache} --models agnews --rows 60 --queries 20")
+    script(f"readers.py shuffle --cache {cache}")
+    sheets = (cache / "sheets.txt").read_text(encoding="utf-8").count("=== sheet ")
+    assert sheets > 0
+    lines = "".join(f"{number},1,{number % 2}\n" for number in range(1, sheets + 1))
+    (cache / "reader-a.csv").write_text(f"sheet,examples,words\n{lines}", encoding="utf-8")
+    (record,) = run_all([f"readers.py report --cache {cache} --out {{out}}"], data, tmp_path)
+    told = record["told"]
+    assert isinstance(told, dict)
+    half = (sheets + 1) // 2
+    assert told == {"now": {"agnews": {"examples": {"a": sheets, "all": sheets}, "words": {"a": half, "all": half}}}}
+
+
+@pytest.mark.benchmarks
+def test_smoke_explorer_pages(tmp_path: Path):
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("no Chromium")
+    demo = Path(os.environ.get("PROPONENT_DEMO", tmp_path / "demo"))
+    if not demo.exists():
+        subprocess.run([sys.executable, "-m", "proponent.cli", "demo", "--out", demo, "--quiet"], check=True)
+    (record,) = run_all([f"explorer_pages.py --demo {demo} --out {{out}}"], tmp_path, tmp_path)
+    pages = record["pages"]
+    assert isinstance(pages, dict)
+    assert {"home", "table", "answer", "test-set", "errors"} <= pages.keys()
+
+
+@pytest.mark.benchmarks
 def test_smoke_paint(tmp_path: Path):
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         pytest.skip("no Chromium")

@@ -1,0 +1,170 @@
+"""Wrong predictions for readers: do the examples and the words that are named tell why?
+
+    python benchmarks/readers.py sheets --data ../shared/data --cache CACHE --name now
+    python benchmarks/readers.py sheets --data ../shared/data --cache CACHE --name before --command "OTHER"
+    python benchmarks/readers.py shuffle --cache CACHE
+    python benchmarks/readers.py report --cache CACHE
+
+`sheets` makes three models by the command line alone, with what it ships: AG News and toxic tweets from scratch, and a
+small pretrained encoder fine-tuned on the tweets. It explains the first 15 wrong predictions of each. `--command` runs
+another checkout's command line on the same rows. `shuffle` mixes the sheets of all versions and writes them without
+their version, in one form: question, prediction and truth, five examples towards the prediction with their labels, and
+of each the three word pairs with the largest shares. Readers write one line per sheet into CACHE/reader-*.csv:
+`sheet,examples,words`, each 1 if it tells why the model predicted what it did, else 0. `report` counts.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+
+sys.path.append(str(Path(__file__).resolve().parent / "fidelity"))
+import data as sets
+
+WRONG, NAMED, WORDS = 15, 5, 3
+MODELS = ("agnews", "tweets", "encoder")
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> Path:
+    """Write rows of text as CSV."""
+    rows = list(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read rows of text from CSV."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def run(command: str, *words: object) -> str:
+    """Run a command line; give its output."""
+    done = subprocess.run(
+        [*shlex.split(command), *map(str, words), "--quiet"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
+
+
+def explained(name: str, command: str, folder: Path, data: Path, sizes: tuple[int, int]) -> list[dict[str, Any]]:
+    """Train, build and explain until enough predictions are wrong."""
+    task = sets.agnews(data, sizes) if name == "agnews" else sets.toxic(data, "toxic_tweets_davidson", sizes)
+    folder.mkdir(parents=True, exist_ok=True)
+    train = write_rows(folder / "train.csv", sets.as_rows(task.train))
+    asked = [{"id": one.id, "text": one.text} for one in task.queries]
+    truth = {one.id: str(one.label) for one in task.queries}
+    model = ("--model", harness.encoder_folder()) if name == "encoder" else ()
+    if not (folder / "trained").exists():
+        run(command, "train", train, "--out", folder / "run", *model)
+        run(command, "index", folder / "run", train, "--out", folder / "index")
+        (folder / "trained").touch()
+    found: list[dict[str, Any]] = []
+    for at in range(0, len(asked), 40):
+        queries = write_rows(folder / "queries.csv", asked[at : at + 40])
+        lines = run(command, "explain", folder / "index", "--queries", queries, "-k", NAMED, "--json", "--no-baselines")
+        answers = [json.loads(line) for line in lines.splitlines() if line.strip()]
+        found += [one | {"true": truth[one["query"]["id"]]} for one in answers]
+        found = [one for one in found if one["query"]["predicted"] != one["true"]][:WRONG]
+        if len(found) == WRONG:
+            break
+    return found
+
+
+def sheet(answer: dict[str, Any]) -> str:
+    """One wrong prediction as plain text, whatever version explained it."""
+    query = answer["query"]
+    lines = [f"Text: {query['text']}", f"The model says: {query['predicted']}. The truth: {answer['true']}.", ""]
+    lines += [f"Training examples that pushed it towards {query['predicted']}:"]
+    for place, hit in enumerate(answer["proponents"], 1):
+        lines += [f"{place}. (label {hit['label']}) {hit['text']}", f"   words: {_words(hit['words'])}"]
+    return "\n".join(lines) + "\n"
+
+
+def _words(pairs: Sequence[dict[str, Any]]) -> str:
+    whole = sum(abs(one["share"]) for one in pairs)
+    best = sorted(pairs, key=lambda one: -abs(one["share"]))[:WORDS]
+    told = [
+        (one["query_word"] if one["query_word"] == one["train_word"] else f"{one['query_word']} > {one['train_word']}")
+        + f" {one['share'] / whole:+.0%}"
+        for one in best
+    ]
+    return ", ".join(told) or "none"
+
+
+def shuffle(cache: Path) -> None:
+    """Write the sheets of all versions in one order without their version, and apart from them the key."""
+    found = [
+        (version.name.removeprefix("sheets-").removesuffix(".json"), model, answer)
+        for version in sorted(cache.glob("sheets-*.json"))
+        for model, answers in json.loads(version.read_text(encoding="utf-8")).items()
+        for answer in answers
+    ]
+    order = np.random.default_rng(0).permutation(len(found)).tolist()
+    with (cache / "sheets.txt").open("w", encoding="utf-8") as file:
+        for number, at in enumerate(order, 1):
+            file.write(f"=== sheet {number} ===\n{sheet(found[at][2])}\n")
+    key = [{"sheet": str(number), "version": found[at][0], "model": found[at][1]} for number, at in enumerate(order, 1)]
+    write_rows(cache / "key.csv", key)
+
+
+def counted(cache: Path) -> dict[str, Any]:
+    """How many sheets tell why, by version and model, as each reader says and as all agree."""
+    key = {one["sheet"]: one for one in read_rows(cache / "key.csv")}
+    read = {
+        path.stem.removeprefix("reader-"): {one["sheet"]: one for one in read_rows(path)}
+        for path in sorted(cache.glob("reader-*.csv"))
+    }
+    if not read:
+        raise SystemExit(f"no reader-*.csv in {cache}: sheet,examples,words")
+    made: dict[str, Any] = {}
+    for number, one in key.items():
+        place = made.setdefault(one["version"], {}).setdefault(one["model"], {})
+        for kind in ("examples", "words"):
+            counts = place.setdefault(kind, dict.fromkeys([*read, "all"], 0))
+            said = [int(judged[number][kind]) for judged in read.values()]
+            for reader, value in zip([*read, "all"], [*said, min(said)], strict=True):
+                counts[reader] += value
+    return made
+
+
+def main() -> None:
+    """Run one step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("sheets", "shuffle", "report"))
+    parser.add_argument("--cache", type=Path, required=True, help="folder of models, sheets and judgements")
+    parser.add_argument("--data", type=Path, help="folder of the data sets")
+    parser.add_argument("--name", default="now", help="name of the version")
+    parser.add_argument("--command", default=f"{sys.executable} -m proponent.cli", help="its command line")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--rows", type=int, default=3000, help="training rows")
+    parser.add_argument("--queries", type=int, default=400, help="most rows that are predicted")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS)
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if args.step == "sheets":
+        sizes = args.rows, args.queries
+        found = {
+            name: explained(name, args.command, args.cache / args.name / name, args.data, sizes) for name in args.models
+        }
+        (args.cache / f"sheets-{args.name}.json").write_text(json.dumps(found), encoding="utf-8")
+    elif args.step == "shuffle":
+        shuffle(args.cache)
+    else:
+        record = {"benchmark": "readers", "settings": {"wrong": WRONG, "named": NAMED}, "told": counted(args.cache)}
+        harness.write_record(args.out, "readers", record)
+
+
+if __name__ == "__main__":
+    main()
