@@ -70,16 +70,22 @@ def explained(name: str, command: str, folder: Path, data: Path, sizes: tuple[in
         run(command, "train", train, "--out", folder / "run", *model)
         run(command, "index", folder / "run", train, "--out", folder / "index")
         (folder / "trained").touch()
-    found: list[dict[str, Any]] = []
-    for at in range(0, len(asked), 40):
-        queries = write_rows(folder / "queries.csv", asked[at : at + 40])
-        lines = run(command, "explain", folder / "index", "--queries", queries, "-k", NAMED, "--json", "--no-baselines")
-        answers = [json.loads(line) for line in lines.splitlines() if line.strip()]
-        found += [one | {"true": truth[one["query"]["id"]]} for one in answers]
-        found = [one for one in found if one["query"]["predicted"] != one["true"]][:WRONG]
-        if len(found) == WRONG:
+    wrong: list[dict[str, str]] = []
+    for at in range(0, len(asked), 40):  # the words of a hit take a pass of the model: few hits until it is known wrong
+        answers = answers_to(asked[at : at + 40], 1, command, folder)
+        said = [one["query"]["predicted"] for one in answers]
+        wrong += [row for row, label in zip(asked[at : at + 40], said, strict=True) if label != truth[row["id"]]]
+        if len(wrong) >= WRONG:
             break
-    return found
+    found = answers_to(wrong[:WRONG], NAMED, command, folder)
+    return [one | {"true": truth[one["query"]["id"]]} for one in found]
+
+
+def answers_to(rows: list[dict[str, str]], k: int, command: str, folder: Path) -> list[dict[str, Any]]:
+    """Explain rows, in their order."""
+    queries = write_rows(folder / "queries.csv", rows)
+    lines = run(command, "explain", folder / "index", "--queries", queries, "-k", k, "--json", "--no-baselines")
+    return [json.loads(line) for line in lines.splitlines() if line.strip()]
 
 
 def sheet(answer: dict[str, Any]) -> str:
