@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from proponent.cli.answering import Alone, Answers
 from proponent.cli.assignments import settings_in
 from proponent.cli.chat_options import AskingOptions
 from proponent.cli.console import Prompt, on_terminal, typed
@@ -28,7 +29,6 @@ from proponent.cli.options import (
     QueryFile,
     RunFolder,
     choice,
-    filters_of,
     ids_in,
     usable,
 )
@@ -87,6 +87,7 @@ def explain(
     hide_function_words: HideFunctionWords = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
     kernel: Annotated[str, typer.Option(help="Implementation of the inner loop: numpy or numba.")] = "numpy",
+    alone: Alone = False,
     method: Annotated[
         str | None, typer.Option(help="replay or rollback: pass a RUN that recorded it in place of INDEX.")
     ] = None,
@@ -104,24 +105,27 @@ def explain(
     prompting = text is None and queries is None and asking.messages is None and on_terminal()
     _refuse_several("" if prompting else text, queries, asking, together)
     given = {"--label": label, "--pair": pair, "--target": target}
-    how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
+    how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines}
     options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}
+    answers = Answers(index, options, (filters, ids_in(ids_file)), together, output.hint, alone=alone)
     named = {"label": label, "text_pair": pair, "target": target}
     if prompting:
         _refuse_beside_prompt({"--html": html, "--method": method, "--data": data, "--set": fields})
         how |= named | {name: one for name, one in vars(asking).items() if name != "messages"}
-        _prompt(index, options, filters, ids_in(ids_file), how, output, hide=hide_function_words)
+        _prompt(answers, how, output, hide=hide_function_words)
         return
     asked = _one(text or "", given) if queries is None else _many(queries, given, columns, output)
     refused = asking.given | {"--against": against, "--group": together.group, "--where": filters, "--run": opening.run}
     if _replays(method, data, refused, fields):
+        together.rule()  # checked, whether it is used or not
         how = {"k": k, "baselines": baselines, "quiet": output.quiet, "say": output.hint}
         examples = columns.read(data or "", output)
         found: Iterable[Explanation] = _retraced(index, opening, examples, asked, _loop(method or "", fields), how)
-    else:
+    elif queries is None:
         named |= {"text": None if text is None else asked[0].text}
-        chat = vars(asking) | named | {"messages": asking.read()} if queries is None else {}
-        found = _indexed(index, asked, options, filters, ids_in(ids_file), how, group=together.group, one=chat)
+        found = [answers.explain(**vars(asking) | named | {"messages": asking.read()}, **how)]
+    else:
+        found = answers.explain_file(asked, **how)
     _show((one.without_function_words() for one in found) if hide_function_words else found, html, output)
 
 
@@ -132,29 +136,16 @@ def _refuse_beside_prompt(given: Mapping[str, object]) -> None:
         raise InputError(f"{taken} is for one question: give a TEXT, or leave {taken} out to get a prompt")
 
 
-def _prompt(
-    index: Path,
-    opening: dict[str, Any],
-    filters: list[str] | None,
-    ids: list[str] | None,
-    how: dict[str, Any],
-    output: OutputOptions,
-    *,
-    hide: bool,
-) -> None:
+def _prompt(answers: Answers, how: dict[str, Any], output: OutputOptions, *, hide: bool) -> None:
     """Answer what is typed, with the model loaded once."""
-    from proponent.api import open as open_index
-    from proponent.search import Where
-
-    opened = open_index(index, **opening)
-    how["where"] = Where(ids=ids, **filters_of(filters, opened.store.plan.label_names))
+    answers.open()
     output.hint("type a text, or :help; leave with :quit or Ctrl-D")
 
     def show(one: "Explanation") -> None:
         _show([one.without_function_words() if hide else one], None, output)
 
     on_stdout = sys.stdout.isatty() and not output.as_json
-    Prompt(opened, how, show, output.hint).run(typed(prompt_on_stdout=on_stdout))
+    Prompt(answers, how, show, output.hint).run(typed(prompt_on_stdout=on_stdout))
 
 
 def _refuse_several(text: str | None, queries: str | None, asking: AskingOptions, together: AggregateOptions) -> None:
@@ -216,27 +207,6 @@ def _retraced(
     how_run: dict[str, Any] = {"trust_remote_code": opening.trust_remote_code, "device": opening.device}
     run = Run.from_pretrained(folder, base=opening.base, dtype=opening.dtype or "float32", **how_run)
     return explain_run(run, examples, asked, loop, **how)
-
-
-def _indexed(
-    index: Path,
-    asked: "Sequence[Example]",
-    opening: dict[str, Any],
-    filters: list[str] | None,
-    ids: list[str] | None,
-    how: dict[str, Any],
-    *,
-    group: bool,
-    one: dict[str, Any],
-) -> "Iterable[Explanation]":
-    from proponent.api import open as open_index
-    from proponent.search import Where
-
-    opened = open_index(index, **opening)
-    how["where"] = Where(ids=ids, **filters_of(filters, opened.store.plan.label_names))
-    if one and not group:
-        return [opened.explain(**one, **how)]
-    return [opened.explain_group(asked, **how)] if group else opened.explain_many(asked, **how)
 
 
 def _show(found: "Iterable[Explanation]", html: Path | None, output: OutputOptions) -> None:

@@ -43,7 +43,7 @@ def main() -> None:
         try:
             _answer(json.loads(line), held, tell)
         except ProponentError as error:
-            tell({"error": str(error)})
+            tell({"error": str(error), "kind": type(error).__name__})
         except Exception as error:
             tell({"error": f"unexpected {type(error).__name__}: {error}"})
 
@@ -63,6 +63,8 @@ def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: 
         tell(_predicted(index, asked["rows"]))
     elif "errors" in asked:
         tell(_behind_errors(index, asked["errors"], asked["k"]))
+    elif "explain" in asked:
+        tell(_answered(index, asked["explain"]))
     else:
         tell(_explained(index, columns, asked["question"], tell))
 
@@ -100,6 +102,14 @@ def _explained(index: Any, columns: Any, asked: dict[str, Any], tell: Tell) -> d
     tell({"stage": "summing over all training examples"})
     sums = group_sums(index, answered_scores(index, query, answer, **how), columns)
     return {"answer": answer.to_dict(whole=True), "n_examples": answer.n_examples, "groups": sums}
+
+
+def _answered(index: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a question of a terminal, as it would compute it itself."""
+    from proponent.search import Where
+
+    answer = index.explain(**{**asked, "where": Where(**asked["where"])})
+    return {"answer": answer.to_dict(whole=True), "n_examples": answer.n_examples}
 
 
 def _predicted(index: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
