@@ -49,6 +49,8 @@ Filters = Annotated[
 IdsFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Only examples whose ids are listed in this file, one per line.")
 ]
+AskedText = Annotated[str | None, typer.Argument(metavar="TEXT", help="- reads stdin; on a terminal, none: a prompt.")]
+Completion = Annotated[str | None, typer.Option(help="The completion to explain, after the prompt (language model).")]
 ExplainedClass = Annotated[
     str | None, typer.Option(help="Class to explain, by name or number (default: the predicted one).")
 ]
@@ -70,15 +72,11 @@ def explain(
     asking: AskingOptions,
     tested: TestSetOptions,
     output: OutputOptions,
-    text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="- reads stdin; on a terminal, none: a prompt.")
-    ] = None,
+    text: AskedText = None,
     label: ExplainedClass = None,
     against: Against = None,
     pair: Annotated[str | None, typer.Option(help="Second text of the pair.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help="The completion to explain, after the prompt (language model).")
-    ] = None,
+    target: Completion = None,
     k: Hits = 10,
     queries: QueryFile = None,
     filters: Filters = None,
@@ -96,34 +94,32 @@ def explain(
 ) -> None:
     """Explain an output: the training examples, and the words in them, that helped or hurt it."""
     usable(html, "--html")
+    given = {"--label": label, "--pair": pair, "--target": target}
+    refused = asking.given | {"--against": against, "--group": together.group, "--where": filters}
     if tested.test is not None:
-        other = {"TEXT": text, "--queries": queries, "--label": label, "--pair": pair, "--target": target}
-        other |= {"--against": against, "--group": together.group, "--where": filters, "--ids-file": ids_file}
-        tested.refuse_other(other | {"--method": method, "--data": data, "--set": fields} | asking.given)
+        other = {"TEXT": text, "--queries": queries} | given | refused | {"--ids-file": ids_file}
+        tested.refuse_other(other | {"--method": method, "--data": data, "--set": fields})
         report_test_set(index, tested, opening, columns, output, k, html)
         return
     prompting = text is None and queries is None and asking.messages is None and on_terminal()
     _refuse_several("" if prompting else text, queries, asking, together)
-    given = {"--label": label, "--pair": pair, "--target": target}
     how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines}
     options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}
     answers = Answers(index, options, (filters, ids_in(ids_file)), together, output.hint, alone=alone)
-    named = {"label": label, "text_pair": pair, "target": target}
+    one = how | {"label": label, "text_pair": pair, "target": target, **asking.one}
     if prompting:
         _refuse_beside_prompt({"--html": html, "--method": method, "--data": data, "--set": fields})
-        how |= named | {name: one for name, one in vars(asking).items() if name != "messages"}
-        _prompt(answers, how, output, hide=hide_function_words)
+        _prompt(answers, one, output, hide=hide_function_words)
         return
     asked = _one(text or "", given) if queries is None else _many(queries, given, columns, output)
-    refused = asking.given | {"--against": against, "--group": together.group, "--where": filters, "--run": opening.run}
-    if _replays(method, data, refused, fields):
-        together.rule()  # checked, whether it is used or not
+    if _replays(method, data, refused | {"--run": opening.run}, fields):
         how = {"k": k, "baselines": baselines, "quiet": output.quiet, "say": output.hint}
-        examples = columns.read(data or "", output)
-        found: Iterable[Explanation] = _retraced(index, opening, examples, asked, _loop(method or "", fields), how)
+        rows = columns.read(data or "", output)
+        found: Iterable[Explanation] = _retraced(
+            index, opening, rows, asked, _loop(method or "", fields, together), how
+        )
     elif queries is None:
-        named |= {"text": None if text is None else asked[0].text}
-        found = [answers.explain(**vars(asking) | named | {"messages": asking.read()}, **how)]
+        found = [answers.explain(None if text is None else asked[0].text, messages=asking.read(), **one)]
     else:
         found = answers.explain_file(asked, **how)
     _show((one.without_function_words() for one in found) if hide_function_words else found, html, output)
@@ -184,10 +180,11 @@ def _replays(method: str | None, data: str | None, given: Mapping[str, object], 
     return True
 
 
-def _loop(method: str, fields: list[str] | None) -> Loop:
-    """A method without an index, with its settings."""
+def _loop(method: str, fields: list[str] | None, together: AggregateOptions) -> Loop:
+    """A method without an index, with its settings; it does not aggregate, but wrong words for that are refused."""
     from proponent.method_table import method_of
 
+    together.rule()
     changes: dict[str, object] = {f"settings.{name}": value for name, value in settings_in(fields).items()}
     return cast("Loop", method_of(method, **changes))
 
