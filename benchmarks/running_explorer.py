@@ -22,10 +22,20 @@ import harness
 
 Cost = dict[str, float]
 
+RUN = r"""
+import contextlib, pathlib, re, sys
+from proponent.cli import main
+with contextlib.suppress(SystemExit):
+    main(sys.argv[2:])
+peak = re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())  # ru_maxrss would hold what the parent had
+pathlib.Path(sys.argv[1]).write_text(peak[1])
+"""
+
 
 def asked(index: Path, text: str, out: Path, *words: str) -> Cost:
     """Ask in a process of its own; what it took."""
-    command = [sys.executable, "-m", "proponent.cli", "explain", str(index), text, "--json", "--quiet", *words]
+    peak = out.with_suffix(".kib")
+    command = [sys.executable, "-c", RUN, str(peak), "explain", str(index), text, "--json", "--quiet", *words]
     with out.open("wb") as file:
         began = time.perf_counter()
         process = subprocess.Popen(command, env=harness.one_thread(), stdout=file)
@@ -33,7 +43,8 @@ def asked(index: Path, text: str, out: Path, *words: str) -> Cost:
         seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, command
-    return {"seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}
+    kib = int(peak.read_text(encoding="ascii"))
+    return {"seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime, "peak_mib": kib / 1024}
 
 
 def medians(costs: Sequence[Cost]) -> Cost:

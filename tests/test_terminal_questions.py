@@ -306,6 +306,26 @@ def test_an_appended_index_is_answered_as_it_is_now(said: Said, index: Path, new
         assert '"more"' in after[1]
 
 
+def test_a_run_that_changed_is_refused_as_alone(
+    said: Said, index: Path, news: Tiny, copied: Callable[[Path], Path], alone: list[str]
+) -> None:
+    run = copied(news.run)
+    browser = Browser(index, run=str(run), device="auto")
+    made = TerminalQuestions(browser.open_indexes, browser.explorer.asker)
+    made.start()
+    words = ("explain", index, QUERY, "--json", "--run", run)
+    assert said(*words)[::2] == (0, ANSWERED)
+    for path in run.glob("checkpoint-*/model.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-4:] = b"\0\0\0\0"
+        path.write_bytes(content)
+    code, out, err = said(*words)
+    assert (code, out, alone) == (3, "", [])
+    assert (code, out, err) == said(*words, "--alone")
+    made.close()
+    browser.close()
+
+
 def test_an_unfinished_index_is_opened_here(index: Path, server: Browser) -> None:
     (index / "manifest.json").unlink()
     with pytest.raises(NotAnsweredError, match=r"^$"):

@@ -13,7 +13,7 @@ from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.predictions import given_label, selected
 from proponent.web.states import ErrorsState, PageState, PredictedState
 from proponent.web.table_columns import FileColumns
-from proponent.web.test_sets import NOT_A_CLASSIFIER, JudgedTestSet, OpenTestSets
+from proponent.web.test_sets import JudgedTestSet, OpenTestSets, no_test_set
 
 Maker = Callable[[OpenIndex, Any, str], Fill]
 
@@ -40,7 +40,7 @@ def makers(test_sets: OpenTestSets) -> Mapping[str, tuple[type[PageState], Maker
 
 def _judged(test_sets: OpenTestSets, shown: OpenIndex, name: str) -> tuple[JudgedTestSet, Predictions]:
     if not shown.classifier:
-        raise InputError(NOT_A_CLASSIFIER)
+        raise InputError(no_test_set(shown))
     test_set = test_sets.get(name)
     if test_set is None:
         raise InputError("there is no test set: choose a file first")

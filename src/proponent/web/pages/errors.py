@@ -13,7 +13,7 @@ from proponent.web.model_worker import ModelWorker
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.predictions import ROW_FILES
 from proponent.web.states import ErrorsState, PredictedState
-from proponent.web.test_sets import NOT_A_CLASSIFIER, OpenTestSets
+from proponent.web.test_sets import OpenTestSets, no_test_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def errors_screen(test_sets: OpenTestSets, asker: ModelWorker, shown: OpenIndex,
     test_set = test_sets.get(state.set) if shown.classifier else None
     if test_set is None:
         return replace(
-            screen, problem="There is no test set: choose a file first." if shown.classifier else NOT_A_CLASSIFIER
+            screen, problem="There is no test set: choose a file first." if shown.classifier else no_test_set(shown)
         )
     judged = test_sets.judged(shown, test_set)
     found = judged.predictions

@@ -19,11 +19,11 @@ from proponent.web.pages.confusion import MOST_CLASSES, Cell, largest, matrix
 from proponent.web.states import LONGEST_TEXT, SIZES, ErrorsState, PredictedState, Question
 from proponent.web.test_sets import (
     MOST_ROWS,
-    NOT_A_CLASSIFIER,
     JudgedTestSet,
     OpenTestSet,
     OpenTestSets,
     columns_of,
+    no_test_set,
 )
 from proponent.web.uploads import UPLOAD_BYTES
 
@@ -115,7 +115,7 @@ def prediction_screen(
         upload=upload_form(shown) if shown.classifier else None,
     )
     if not shown.classifier:
-        return replace(screen, problem=NOT_A_CLASSIFIER)
+        return replace(screen, problem=no_test_set(shown))
     test_set = None if error else test_sets.get(state.set)
     if test_set is None:
         return screen
