@@ -19,6 +19,7 @@ import checked
 checked.install()  # before anything of proponent is imported
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="proponent-tests-")  # tests make no key for this user
 os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # threads that load a model of a few kilobytes take longer than it
+os.environ.pop("XDG_RUNTIME_DIR", None)  # nor do they ask the explorers that this user runs
 
 if TYPE_CHECKING:
     import tiny

@@ -296,6 +296,7 @@ RUNS = {
     "planted_copies": ["planted_copies.py --data {data} --rows 24 --queries 3 --copies 2 --epochs 1 --out {out}"],
     "forecast": ["forecast.py --data {data} --only small --scale 50 --repeats 1 --out {out}"],
     "explorer": ["explorer.py --n 600 --readers 2 --pages 1 --folder {tmp}/e --out {out}"],
+    "running_explorer": ["running_explorer.py --data {data} --rows 60 --repeats 1 --folder {tmp}/re --out {out}"],
     "verify_speed": ["verify_speed.py --sizes 200 --width 8 --folder {tmp}/v --out {out}"],
     "attack": ["attack.py --n 600 --visits 8 --folder {tmp}/a --out {out}"],
     "decisions": ["decisions.py --n 120 --connections 4 --processes 2 --kills 2 --folder {tmp}/d --out {out}"],

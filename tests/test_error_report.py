@@ -1,5 +1,7 @@
 """What recurs behind many wrong predictions: in Python, in the command line, in the report and in the explorer."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -8,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 import proponent
@@ -15,7 +18,7 @@ import tiny
 from explorer import Browser
 from proponent.errors import InputError
 from proponent.index.error_hits import spread
-from proponent.views import ErrorReport, document
+from proponent.views import CAVEAT, ErrorReport, document
 from proponent.views.error_report import LEAST, SHOWN_EXAMPLES
 from proponent.web import error_tasks
 from test_web_predictions import ROWS, as_csv
@@ -219,7 +222,62 @@ def test_the_explorer_finds_what_the_library_finds(
     again.upload(as_csv(ROWS))
     assert expected.headline in again.get(address).seen, "a restart computes nothing again"
     made.close()
+    check_files(again, address, index, expected)
+
+
+def check_files(made: Browser, address: str, index: proponent.Index, expected: ErrorReport) -> None:
+    """The files that the page links to: the report, and each wrong prediction with its proponents."""
+    links = re.findall(r'href="(/export/errors\.[^"]*)"', made.get(address).text)
+    files = {link.split("?")[0].removeprefix("/export/errors."): made.get(link.replace("&amp;", "&")) for link in links}
+    assert [*files] == ["html", "json", "csv", "jsonl", "parquet"]
+    assert {one.status for one in files.values()} == {200}
+    assert expected.headline in files["html"].seen
+    report = json.loads(files["json"].body)
+    counts = [(one["id"], one["errors"], one["mostly"]) for one in report["examples"]]
+    assert counts == [(one.id, one.errors, one.mostly) for one in expected.examples]
+    lines = [json.loads(line) for line in files["jsonl"].body.decode().splitlines()]
+    predicted = index.predict([one["text"] for one in ROWS])
+    wrong = {at for at, row in enumerate(ROWS) if predicted[at] != row["label"]}
+    assert {one["row"] for one in lines} == wrong
+    for at in wrong:
+        row = ROWS[at]
+        why = index.explain({"text": row["text"], "label": predicted[at]}, against=row["label"], k=error_tasks.K)
+        mine = [one for one in lines if one["row"] == at]
+        assert [(one["training_id"], one["rank"]) for one in mine] == [(hit.id, hit.rank) for hit in why.proponents]
+        assert [one["score"] for one in mine] == pytest.approx([hit.score for hit in why.proponents], rel=1e-4)
+        assert {(one["id"], one["given_label"], one["predicted_label"], one["text"]) for one in mine} <= {
+            (row["id"], row["label"], predicted[at], row["text"])
+        }
+    assert {one["caveat"] for one in lines} == {CAVEAT}
+    (stored,) = made.open_indexes.first.questions.folder.glob("errors*.json")
+    hits = {number: some for number, _, _, some, _ in json.loads(stored.read_text())["hits"]}
+    assert [one["score"] for one in lines] == [score for some in hits.values() for _, score in some], "exactly"
+    table = pyarrow.parquet.read_table(io.BytesIO(files["parquet"].body)).to_pylist()
+    assert table == lines
+    assert [row["training_id"] for row in csv.DictReader(io.StringIO(files["csv"].text))] == [
+        one["training_id"] for one in lines
+    ]
 
 
 def test_the_explorer_says_when_nothing_is_wrong(lines: tiny.Tiny) -> None:
     assert "Test sets are for classifiers" in Browser(lines.index).get("/errors").seen
+    for what in ("errors.csv", "predictions.csv"):
+        reply = Browser(lines.index).get(f"/export/{what}")
+        assert (reply.status, "Test sets are for classifiers" in reply.seen) == (400, True)
+
+
+def test_of_a_language_model_the_page_says_what_is_missing_and_what_works(
+    said: Said, lines: tiny.Tiny, tmp_path: Path
+) -> None:
+    page = Browser(lines.index).get("/test")
+    assert "Missing here is a list of the rows of a file by their loss" in page.seen
+    assert "<form" not in page.text.partition("<main")[2].partition("</main>")[0], "no file can be chosen"
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps({"prompt": "the bank of the ", "completion": "team said bank"}) + "\n"
+    )
+    code, _, err = said("report", lines.index, tmp_path / "rows.jsonl", "--out", tmp_path / "page.html")
+    assert code == 0, err
+    assert "<dt>loss</dt>" in (tmp_path / "page.html").read_text()
+    code, _, err = said("serve", lines.index, "--test", tmp_path / "rows.jsonl")
+    assert code == 2
+    assert "a test set holds texts with labels" in err

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,6 +126,81 @@ def test_filters_and_orders_are_the_slow_ones(
     assert both == [at for at in wrong if truth[at] == "World" and predicted[at] in {"Sports", "Business"}]
     pages = [shown_rows(browser.get(f"{url}&size=25&page={number}")) for number in (1, 2, 3, 99)]
     assert pages == [list(range(25)), list(range(25, 50)), list(range(50, 66)), list(range(50, 66))]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    ["", "&only=wrong&sort=sure", "&given=World&predicted=Sports&predicted=Business&size=25&page=2", "&only=trained"],
+)
+def test_files_have_the_rows_of_the_page(browser: Browser, url: str, predicted: list[str], chosen: str) -> None:
+    page = browser.get(f"{url.partition('#')[0]}{chosen}")
+    links = [unescape(one) for one in re.findall(r'href="(/export/predictions\.[^"]*)"', page.text)]
+    wanted = every_row(browser, f"{url.partition('#')[0]}{chosen.replace('&size=25&page=2', '')}")
+    if not wanted:
+        assert links == []
+        return
+    files = {link.split("?")[0].rpartition(".")[2]: browser.get(link).body for link in links}
+    assert [*files] == ["csv", "jsonl", "parquet"]
+    assert f"Save all {len(wanted)} selected" in page.seen
+    lines = [json.loads(line) for line in files["jsonl"].decode().splitlines()]
+    assert [one["row"] for one in lines] == wanted
+    found = browser.explorer.test_sets.judged(
+        browser.open_indexes.first, browser.explorer.test_sets.get("")
+    ).predictions
+    assert lines == [
+        {
+            "id": ROWS[at]["id"],
+            "row": at,
+            "text": ROWS[at]["text"],
+            "given_label": ROWS[at]["label"],
+            "predicted_label": predicted[at],
+            "probability": float(found.chances[at]),
+            "is_wrong": predicted[at] != ROWS[at]["label"],
+            "in_training_data": False,
+        }
+        for at in wanted
+    ]
+    assert pyarrow.parquet.read_table(io.BytesIO(files["parquet"])).to_pylist() == lines
+    read_back = list(csv.DictReader(io.StringIO(files["csv"].decode())))
+    assert [(one["id"], float(one["probability"])) for one in read_back] == [
+        (one["id"], one["probability"]) for one in lines
+    ]
+
+
+def test_a_file_of_odd_rows_is_exact_and_its_csv_runs_no_formula(index: Path) -> None:
+    made = Browser(index)
+    rows = [
+        {"id": "a", "text": "=SUM(A1) the bank", "label": "2"},
+        {"id": "b", "text": "the cup", "label": "=1+1"},
+        {"id": "c", "text": "the \U0001f600 vote", "label": ""},
+    ]
+    url = made.upload(as_csv(rows)).location
+    page = made.finished(url)
+    links = [unescape(one) for one in re.findall(r'href="(/export/predictions\.[^"]*)"', page.text)]
+    plain = {link.split("?")[0].rpartition(".")[2]: made.get(link).body for link in links}
+    lines = [json.loads(line) for line in plain["jsonl"].decode().splitlines()]
+    assert [one["text"] for one in lines] == [one["text"] for one in rows]
+    assert [one["given_label"] for one in lines] == [(made.open_indexes.first.plan.label_names or ())[2], "=1+1", None]
+    assert [one["is_wrong"] is None for one in lines] == [False, True, True]
+    cells = list(csv.DictReader(io.StringIO(plain["csv"].decode())))
+    assert (cells[0]["text"], cells[1]["given_label"]) == ("'=SUM(A1) the bank", "'=1+1")
+    made.close()
+
+
+def test_files_of_nothing_are_refused(index: Path) -> None:
+    made = Browser(index)
+    for what in ("predictions", "errors"):
+        assert made.get(f"/export/{what}.csv").status == 400
+        assert made.get(f"/export/{what}.exe").status == 404
+        assert made.get(f"/export/{what}.csv?set=gone").status == 400
+    made.upload(as_csv(ROWS[:3]))
+    made.explorer.asker.close()
+    assert (
+        "explained yet" in made.get("/export/errors.csv").seen
+        or "not predicted yet" in made.get("/export/errors.csv").seen
+    )
+    assert made.get("/export/predictions.pair").status == 400
+    made.close()
 
 
 def test_one_click_leads_from_a_wrong_prediction_to_its_explanation(

@@ -82,9 +82,9 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def make_one_folder(folder: Path) -> None:
-    """Create a folder in an existing one, unless it exists."""
-    folder.mkdir(exist_ok=True)
+def make_one_folder(folder: Path, mode: int = 0o777) -> None:
+    """Create a folder in an existing one, unless it exists; a new one gets the mode, less the umask."""
+    folder.mkdir(mode, exist_ok=True)
 
 
 def remove_folder(folder: Path) -> None:
@@ -146,6 +146,13 @@ def make_folder(folder: Path) -> None:
     with full_disk_named(folder):
         make_one_folder(folder)
     sync_folder(folder.parent)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Create a folder that only its owner can enter; an existing one stays as it is."""
+    make_folder(folder.parent)
+    with full_disk_named(folder):
+        make_one_folder(folder, 0o700)
 
 
 def remove_tree(path: Path) -> None:

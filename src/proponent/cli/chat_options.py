@@ -68,6 +68,11 @@ class AskingOptions:
         }
         return {name: value for name, value in named.items() if value}
 
+    @property
+    def one(self) -> dict[str, Any]:
+        """Arguments of one question, besides the messages."""
+        return {"span": self.span, "generate": self.generate, "against_target": self.against_target}
+
     def read(self) -> list[Any] | dict[str, Any] | None:
         """Read the conversation: a list of messages, a row with messages or a completion, or a pair of answers."""
         if self.messages is None:

@@ -12,7 +12,7 @@ from proponent.errors import InputError, ProponentError
 from proponent.suggest import nearest
 
 if TYPE_CHECKING:
-    from proponent.index import Index
+    from proponent.cli.answering import Answers
     from proponent.views import Explanation
 
 MARK = "> "
@@ -37,10 +37,10 @@ def on_terminal() -> bool:
 
 @dataclass
 class Prompt:
-    """Questions to one open index, and the settings that hold for all of them until they are changed."""
+    """Questions to one index, and the settings that hold for all of them until they are changed."""
 
-    index: "Index"
-    how: dict[str, Any]  # arguments of `Index.explain` besides the text
+    answers: "Answers"
+    how: dict[str, Any]  # arguments of `Answers.explain` besides the text
     show: "Callable[[Explanation], None]"
     say: Callable[[str], None]  # writes a hint
     ended: bool = field(default=False, init=False)
@@ -65,7 +65,7 @@ class Prompt:
         if text.startswith(":") and not text.startswith("::"):
             self._command(*text[1:].split(maxsplit=1))
             return
-        self.show(self.index.explain(text.removeprefix(":") if text.startswith("::") else line, **self.how))
+        self.show(self.answers.explain(text.removeprefix(":") if text.startswith("::") else line, **self.how))
 
     def _command(self, name: str = "", value: str | None = None) -> None:
         if name in {"quit", "q", "exit"}:
@@ -81,7 +81,7 @@ class Prompt:
             self._set("k", int(value))
         else:
             if name in {"label", "against"} and value is not None:
-                self.index.store.plan.labels.number(value)  # an unknown class is refused here, not at every question
+                self.answers.check_label(value)  # an unknown class is refused here, not at every question
             self._set(SETTINGS[name], value)
 
     def _set(self, name: str, value: object) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from proponent.cli.answering import Alone, Answers
 from proponent.cli.assignments import settings_in
 from proponent.cli.chat_options import AskingOptions
 from proponent.cli.console import Prompt, on_terminal, typed
@@ -28,7 +29,6 @@ from proponent.cli.options import (
     QueryFile,
     RunFolder,
     choice,
-    filters_of,
     ids_in,
     usable,
 )
@@ -49,6 +49,8 @@ Filters = Annotated[
 IdsFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Only examples whose ids are listed in this file, one per line.")
 ]
+AskedText = Annotated[str | None, typer.Argument(metavar="TEXT", help="- reads stdin; on a terminal, none: a prompt.")]
+Completion = Annotated[str | None, typer.Option(help="The completion to explain, after the prompt (language model).")]
 ExplainedClass = Annotated[
     str | None, typer.Option(help="Class to explain, by name or number (default: the predicted one).")
 ]
@@ -70,15 +72,11 @@ def explain(
     asking: AskingOptions,
     tested: TestSetOptions,
     output: OutputOptions,
-    text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="- reads stdin; on a terminal, none: a prompt.")
-    ] = None,
+    text: AskedText = None,
     label: ExplainedClass = None,
     against: Against = None,
     pair: Annotated[str | None, typer.Option(help="Second text of the pair.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help="The completion to explain, after the prompt (language model).")
-    ] = None,
+    target: Completion = None,
     k: Hits = 10,
     queries: QueryFile = None,
     filters: Filters = None,
@@ -87,6 +85,7 @@ def explain(
     hide_function_words: HideFunctionWords = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page.")] = None,
     kernel: Annotated[str, typer.Option(help="Implementation of the inner loop: numpy or numba.")] = "numpy",
+    alone: Alone = False,
     method: Annotated[
         str | None, typer.Option(help="replay or rollback: pass a RUN that recorded it in place of INDEX.")
     ] = None,
@@ -95,33 +94,34 @@ def explain(
 ) -> None:
     """Explain an output: the training examples, and the words in them, that helped or hurt it."""
     usable(html, "--html")
+    given = {"--label": label, "--pair": pair, "--target": target}
+    refused = asking.given | {"--against": against, "--group": together.group, "--where": filters}
     if tested.test is not None:
-        other = {"TEXT": text, "--queries": queries, "--label": label, "--pair": pair, "--target": target}
-        other |= {"--against": against, "--group": together.group, "--where": filters, "--ids-file": ids_file}
-        tested.refuse_other(other | {"--method": method, "--data": data, "--set": fields} | asking.given)
+        other = {"TEXT": text, "--queries": queries} | given | refused | {"--ids-file": ids_file}
+        tested.refuse_other(other | {"--method": method, "--data": data, "--set": fields})
         report_test_set(index, tested, opening, columns, output, k, html)
         return
     prompting = text is None and queries is None and asking.messages is None and on_terminal()
     _refuse_several("" if prompting else text, queries, asking, together)
-    given = {"--label": label, "--pair": pair, "--target": target}
-    how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines, "aggregate": together.rule()}
+    how: dict[str, Any] = {"against": against, "k": k, "baselines": baselines}
     options = vars(opening) | {"kernel": choice("--kernel", kernel, ("numpy", "numba"))}
-    named = {"label": label, "text_pair": pair, "target": target}
+    answers = Answers(index, options, (filters, ids_in(ids_file)), together, output.hint, alone=alone)
+    one = how | {"label": label, "text_pair": pair, "target": target, **asking.one}
     if prompting:
         _refuse_beside_prompt({"--html": html, "--method": method, "--data": data, "--set": fields})
-        how |= named | {name: one for name, one in vars(asking).items() if name != "messages"}
-        _prompt(index, options, filters, ids_in(ids_file), how, output, hide=hide_function_words)
+        _prompt(answers, one, output, hide=hide_function_words)
         return
     asked = _one(text or "", given) if queries is None else _many(queries, given, columns, output)
-    refused = asking.given | {"--against": against, "--group": together.group, "--where": filters, "--run": opening.run}
-    if _replays(method, data, refused, fields):
+    if _replays(method, data, refused | {"--run": opening.run}, fields):
         how = {"k": k, "baselines": baselines, "quiet": output.quiet, "say": output.hint}
-        examples = columns.read(data or "", output)
-        found: Iterable[Explanation] = _retraced(index, opening, examples, asked, _loop(method or "", fields), how)
+        rows = columns.read(data or "", output)
+        found: Iterable[Explanation] = _retraced(
+            index, opening, rows, asked, _loop(method or "", fields, together), how
+        )
+    elif queries is None:
+        found = [answers.explain(None if text is None else asked[0].text, messages=asking.read(), **one)]
     else:
-        named |= {"text": None if text is None else asked[0].text}
-        chat = vars(asking) | named | {"messages": asking.read()} if queries is None else {}
-        found = _indexed(index, asked, options, filters, ids_in(ids_file), how, group=together.group, one=chat)
+        found = answers.explain_file(asked, **how)
     _show((one.without_function_words() for one in found) if hide_function_words else found, html, output)
 
 
@@ -132,29 +132,16 @@ def _refuse_beside_prompt(given: Mapping[str, object]) -> None:
         raise InputError(f"{taken} is for one question: give a TEXT, or leave {taken} out to get a prompt")
 
 
-def _prompt(
-    index: Path,
-    opening: dict[str, Any],
-    filters: list[str] | None,
-    ids: list[str] | None,
-    how: dict[str, Any],
-    output: OutputOptions,
-    *,
-    hide: bool,
-) -> None:
+def _prompt(answers: Answers, how: dict[str, Any], output: OutputOptions, *, hide: bool) -> None:
     """Answer what is typed, with the model loaded once."""
-    from proponent.api import open as open_index
-    from proponent.search import Where
-
-    opened = open_index(index, **opening)
-    how["where"] = Where(ids=ids, **filters_of(filters, opened.store.plan.label_names))
+    answers.open()
     output.hint("type a text, or :help; leave with :quit or Ctrl-D")
 
     def show(one: "Explanation") -> None:
         _show([one.without_function_words() if hide else one], None, output)
 
     on_stdout = sys.stdout.isatty() and not output.as_json
-    Prompt(opened, how, show, output.hint).run(typed(prompt_on_stdout=on_stdout))
+    Prompt(answers, how, show, output.hint).run(typed(prompt_on_stdout=on_stdout))
 
 
 def _refuse_several(text: str | None, queries: str | None, asking: AskingOptions, together: AggregateOptions) -> None:
@@ -193,10 +180,11 @@ def _replays(method: str | None, data: str | None, given: Mapping[str, object], 
     return True
 
 
-def _loop(method: str, fields: list[str] | None) -> Loop:
-    """A method without an index, with its settings."""
+def _loop(method: str, fields: list[str] | None, together: AggregateOptions) -> Loop:
+    """A method without an index, with its settings; it does not aggregate, but wrong words for that are refused."""
     from proponent.method_table import method_of
 
+    together.rule()
     changes: dict[str, object] = {f"settings.{name}": value for name, value in settings_in(fields).items()}
     return cast("Loop", method_of(method, **changes))
 
@@ -216,27 +204,6 @@ def _retraced(
     how_run: dict[str, Any] = {"trust_remote_code": opening.trust_remote_code, "device": opening.device}
     run = Run.from_pretrained(folder, base=opening.base, dtype=opening.dtype or "float32", **how_run)
     return explain_run(run, examples, asked, loop, **how)
-
-
-def _indexed(
-    index: Path,
-    asked: "Sequence[Example]",
-    opening: dict[str, Any],
-    filters: list[str] | None,
-    ids: list[str] | None,
-    how: dict[str, Any],
-    *,
-    group: bool,
-    one: dict[str, Any],
-) -> "Iterable[Explanation]":
-    from proponent.api import open as open_index
-    from proponent.search import Where
-
-    opened = open_index(index, **opening)
-    how["where"] = Where(ids=ids, **filters_of(filters, opened.store.plan.label_names))
-    if one and not group:
-        return [opened.explain(**one, **how)]
-    return [opened.explain_group(asked, **how)] if group else opened.explain_many(asked, **how)
 
 
 def _show(found: "Iterable[Explanation]", html: Path | None, output: OutputOptions) -> None:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from proponent.errors import DiskFullError, InputError, ProponentError
 from proponent.views.frames import Link, Screen
 from proponent.views.page import css, screen
-from proponent.web import exports
+from proponent.web import exports, test_set_files
 from proponent.web.bulk import decide_selected
 from proponent.web.conversation import from_form
 from proponent.web.downloads import Download, FileResponse
@@ -68,6 +68,7 @@ class Explorer:
     def __init__(self, open_indexes: OpenIndexes, token: str, test_sets: Sequence[OpenTestSet] = ()) -> None:
         self.open_indexes, self.token, self.asker = open_indexes, token, ModelWorker()
         self.test_sets = OpenTestSets(test_sets)
+        self._files = {**exports.MAKERS, **test_set_files.makers(self.test_sets)}
 
     def predict_all(self) -> None:
         """Predict the test sets of the command with every classifier, unless that is stored."""
@@ -242,9 +243,9 @@ class Explorer:
     def _export(self, request: WebRequest) -> FileResponse:
         """Send a file of the current view."""
         what, _, kind = request.path_params["file"].partition(".")
-        if kind not in exports.TYPES or what not in exports.MAKERS:
+        if kind not in exports.TYPES or what not in self._files:
             raise HTTPException(404)
-        state, make = exports.MAKERS[what]
+        state, make = self._files[what]
         asked = _read(state, request)
         shown = self.open_indexes.get(asked.first)
         name = f"proponent-{what}.{exports.SUFFIXES.get(kind, kind)}"

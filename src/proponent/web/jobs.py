@@ -1,4 +1,4 @@
-"""Work for the process with the model: one question, or the rows of a test set in blocks."""
+"""Work for the process with the model: one question of a page or a terminal, or the rows of a test set in blocks."""
 
 import time
 from abc import ABC, abstractmethod
@@ -40,6 +40,7 @@ class Job:
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
     cancelled: bool = False
+    kind: str = ""  # name of the error, if the question is at fault
 
     @property
     def seconds(self) -> float:
@@ -64,6 +65,26 @@ class QuestionJob(Job):
     def take(self, reply: Mapping[str, Any]) -> bool:
         """Take the process's reply; whether the job is done."""
         self.keep(self.question, reply, self.seconds)
+        return True
+
+
+@dataclass
+class ExplainJob(Job):
+    """One question of a terminal: arguments of `Index.explain` as JSON; its answer is stored nowhere."""
+
+    id: str
+    asked: Mapping[str, Any]
+    source: IndexSource
+    reply: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What the process is asked."""
+        return {**self.source.opening, "explain": dict(self.asked)}
+
+    def take(self, reply: Mapping[str, Any]) -> bool:
+        """Take the process's reply; whether the job is done."""
+        self.reply = dict(reply)
         return True
 
 
@@ -123,4 +144,4 @@ class RowsJob(Job):
         return f"{self.doing}: {self.done:,} of {self.task.total:,} rows"
 
 
-AnyJob = QuestionJob | RowsJob
+AnyJob = QuestionJob | ExplainJob | RowsJob

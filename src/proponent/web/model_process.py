@@ -9,15 +9,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from proponent.errors import ProponentError
 from proponent.processes import python
 
 Tell = Callable[[dict[str, Any]], None]
+Held = dict[str, tuple[str, Any, Any, Any]]
+"""By folder of the index: its root, the index, columns that sums are by, and the files of its run."""
 
 BEAT = 5.0
 """Seconds between two signs of life."""
@@ -38,12 +41,12 @@ def main() -> None:
 
     threading.Thread(target=_beat, args=(tell,), daemon=True).start()
     tell({"stage": "starting the model's process"})
-    held: dict[str, tuple[str, Any, Any]] = {}
+    held: Held = {}
     for line in sys.stdin:
         try:
             _answer(json.loads(line), held, tell)
         except ProponentError as error:
-            tell({"error": str(error)})
+            tell({"error": str(error), "kind": type(error).__name__})
         except Exception as error:
             tell({"error": f"unexpected {type(error).__name__}: {error}"})
 
@@ -56,29 +59,48 @@ def _beat(tell: Tell) -> None:
             tell({"alive": True})
 
 
-def _answer(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: Tell) -> None:
+def _answer(asked: dict[str, Any], held: Held, tell: Tell) -> None:
     index, columns = _opened(asked, held, tell)
     index.say = partial(_stage, tell)
     if "rows" in asked:
         tell(_predicted(index, asked["rows"]))
     elif "errors" in asked:
         tell(_behind_errors(index, asked["errors"], asked["k"]))
+    elif "explain" in asked:
+        tell(_answered(index, asked["explain"]))
     else:
         tell(_explained(index, columns, asked["question"], tell))
 
 
-def _opened(asked: dict[str, Any], held: dict[str, tuple[str, Any, Any]], tell: Tell) -> tuple[Any, Any]:
-    """The index, and the columns that sums are by; an index that has not changed stays open."""
+def _opened(asked: dict[str, Any], held: Held, tell: Tell) -> tuple[Any, Any]:
+    """The index, and the columns that sums are by; an index that has not changed, nor its run, stays open."""
     from proponent.actions.group_columns import data_columns
     from proponent.api import open as open_index
     from proponent.index.group_columns import group_columns
 
-    path, root = asked["index"], asked["root"]
-    if path not in held or held[path][0] != root or not root:
+    path, root, options = asked["index"], asked["root"], asked["options"]
+    if path not in held or held[path][0] != root or not root or held[path][3] != _run_files(held[path][1], options):
         tell({"stage": "opening the index"})
-        opened = open_index(path, **asked["options"])
-        held[path] = (root, opened, group_columns(opened.store) | data_columns(opened.store))
-    return held[path][1:]
+        held.pop(path, None)  # two models may be too much
+        opened = open_index(path, **options)
+        columns = group_columns(opened.store) | data_columns(opened.store)
+        held[path] = (root, opened, columns, _run_files(opened, options))
+    return held[path][1:3]
+
+
+def _run_files(index: Any, options: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """Names, times and sizes of the files of a run: another run in its place is checked as a new one."""
+    plan = index.store.plan
+    named = options.get("run") or plan.joined or plan.run
+    folders = [named] if isinstance(named, str | Path) else [*named]
+    folders += [base] if (base := options.get("base") or plan.base) else []
+    found: list[tuple[str, int, int]] = []
+    for folder in folders:
+        for pattern in ("*.safetensors", "*.json", "checkpoint-*/*.safetensors", "checkpoint-*/*.json"):
+            with suppress(OSError):
+                states = [(str(path), path.stat()) for path in Path(folder).glob(pattern)]
+                found += [(name, state.st_mtime_ns, state.st_size) for name, state in states]
+    return sorted(found)
 
 
 def _explained(index: Any, columns: Any, asked: dict[str, Any], tell: Tell) -> dict[str, Any]:
@@ -100,6 +122,14 @@ def _explained(index: Any, columns: Any, asked: dict[str, Any], tell: Tell) -> d
     tell({"stage": "summing over all training examples"})
     sums = group_sums(index, answered_scores(index, query, answer, **how), columns)
     return {"answer": answer.to_dict(whole=True), "n_examples": answer.n_examples, "groups": sums}
+
+
+def _answered(index: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a question of a terminal, as it would compute it itself."""
+    from proponent.search import Where
+
+    answer = index.explain(**{**asked, "where": Where(**asked["where"])})
+    return {"answer": answer.to_dict(whole=True), "n_examples": answer.n_examples}
 
 
 def _predicted(index: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:

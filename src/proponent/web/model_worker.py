@@ -7,14 +7,14 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from proponent.errors import InputError, ProponentError
 from proponent.processes import Child, TimeoutExpired, start
-from proponent.web.jobs import AnyJob, IndexSource, KeepAnswer, QuestionJob, RowsJob, RowsTask
+from proponent.web.jobs import AnyJob, ExplainJob, IndexSource, KeepAnswer, QuestionJob, RowsJob, RowsTask
 from proponent.web.model_process import COMMAND
 from proponent.web.states import Question
 
@@ -41,9 +41,9 @@ END_SECONDS = 20.0
 
 CANCELLED = "the question was cancelled"
 
-__all__ = ["IndexSource", "ModelWorker", "QuestionJob", "RowsJob"]
+__all__ = ["ExplainJob", "IndexSource", "ModelWorker", "QuestionJob", "RowsJob"]
 
-Queued = TypeVar("Queued", QuestionJob, RowsJob)
+Queued = TypeVar("Queued", QuestionJob, ExplainJob, RowsJob)
 
 
 class ModelWorker:
@@ -59,13 +59,28 @@ class ModelWorker:
     def ask(self, question: Question, source: IndexSource, keep: KeepAnswer) -> QuestionJob:
         """Put a question into the queue; identical questions share one job."""
         with self._changed:
-            asked = self._questions("waiting", "running")
-            for job in asked:
+            for job in self._questions("waiting", "running"):
                 if job.question == question and job.source.index == source.index:
                     return job
-            if sum(one.state == "waiting" for one in asked) >= WAITING:
-                raise InputError(f"{WAITING} questions are already waiting: ask again when one of them is answered")
+            self._refuse_many()
             return self._queued(QuestionJob(secrets.token_hex(8), question, source, keep))
+
+    def explain(self, asked: Mapping[str, Any], source: IndexSource) -> ExplainJob:
+        """Put a question of a terminal into the queue."""
+        with self._changed:
+            self._refuse_many()
+            return self._queued(ExplainJob(secrets.token_hex(8), asked, source))
+
+    def wait(self, job: AnyJob, seconds: float) -> bool:
+        """Wait for a job; whether it is done or failed."""
+        with self._changed:
+            return self._changed.wait_for(lambda: job.state in {"done", "failed"}, seconds)
+
+    def withdraw(self, job: AnyJob) -> None:
+        """Drop a job that waits; one that runs is let be, so that the model stays loaded."""
+        with self._changed:
+            if job.state == "waiting":
+                job.state, job.error, job.ended = "failed", CANCELLED, time.monotonic()
 
     def work(self, task: RowsTask, source: IndexSource, doing: str) -> RowsJob:
         """Put a task with the rows of a test set into the queue; identical tasks share one job."""
@@ -118,6 +133,10 @@ class ModelWorker:
             self._process.kill()
             self._end()
 
+    def _refuse_many(self) -> None:
+        if sum(not isinstance(one, RowsJob) for one in self._in_state("waiting")) >= WAITING:
+            raise InputError(f"{WAITING} questions are already waiting: ask again when one of them is answered")
+
     def _queued(self, job: Queued) -> Queued:
         """Put a job into the queue; forget the oldest results."""
         self._jobs[job.id] = job
@@ -127,7 +146,7 @@ class ModelWorker:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True, name="asker")
             self._thread.start()
-        self._changed.notify()
+        self._changed.notify_all()
         return job
 
     def _in_state(self, *states: str) -> list[AnyJob]:
@@ -139,7 +158,7 @@ class ModelWorker:
     def _next(self) -> AnyJob | None:
         """The first question that waits, else the first test set."""
         waiting = self._in_state("waiting")
-        return next(iter([*self._questions("waiting"), *waiting]), None)
+        return next(iter(sorted(waiting, key=lambda one: isinstance(one, RowsJob))), None)
 
     def _run(self) -> None:
         while True:
@@ -154,6 +173,8 @@ class ModelWorker:
             state, problem = "failed", ""
             try:
                 state = "done" if self._answer(job) else "waiting"
+            except _QuestionError as error:
+                problem, job.kind = str(error), error.kind
             except ProponentError as error:
                 problem = str(error)
             except Exception as error:
@@ -163,6 +184,7 @@ class ModelWorker:
                     state, problem = "failed", CANCELLED
                 job.error, job.state = problem, state
                 job.ended = 0.0 if state == "waiting" else time.monotonic()
+                self._changed.notify_all()
 
     def _answer(self, job: AnyJob) -> bool:
         """Send one request and take its reply; whether the job is done."""
@@ -181,7 +203,7 @@ class ModelWorker:
                 if "stage" in reply:
                     job.stage = str(reply["stage"])
                 elif "error" in reply:
-                    raise InputError(str(reply["error"]))
+                    raise _QuestionError(str(reply["error"]), str(reply.get("kind", "")))
                 elif "alive" not in reply:
                     return job.take(reply)
         code = self._end()
@@ -209,6 +231,14 @@ class ModelWorker:
         except TimeoutExpired:  # it is stopped, or hangs
             process.kill()
             return process.wait()
+
+
+class _QuestionError(InputError):
+    """What the process says about a question; the kind is that of the error there, empty if it was unexpected."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class _Watch:

@@ -13,6 +13,7 @@ from typing import Any
 
 from proponent.disk import make_folder, write_private
 from proponent.errors import ProponentError
+from proponent.local_sockets import state_folder
 from proponent.notices import say_once
 
 SEAL = "seal"
@@ -39,7 +40,7 @@ def _seal(plain: Mapping[str, Any], root: str) -> str:
 @cache
 def own_key() -> bytes:
     """The key of this user, made at first use; without a place for it, a key of this process."""
-    folder = _state_folder() / "proponent"
+    folder = state_folder() / "proponent"
     path = folder / "answers.key"
     try:
         if not path.exists():
@@ -68,8 +69,3 @@ def _private(path: Path) -> bytes | None:
     except OSError:
         return None
     return found if len(found) == KEY_BYTES else None
-
-
-def _state_folder() -> Path:
-    named = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA")
-    return Path(named) if named else Path.home() / ".local" / "state"

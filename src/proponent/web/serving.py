@@ -20,6 +20,7 @@ from proponent.store.layout import no_index
 from proponent.web.app import Explorer
 from proponent.web.open_indexes import OpenIndexes
 from proponent.web.safety import READ_SECONDS, Guard, Secrets, is_loopback
+from proponent.web.terminal_questions import TerminalQuestions
 from proponent.web.test_sets import OpenTestSet
 from proponent.web.turns import LONG, PAGES, WRITES, Application
 
@@ -123,8 +124,7 @@ def serve(
     bound = _bind(host, port)
     port = bound.getsockname()[1]
     explorer, guard = made(open_indexes, host, port, login=login, test_sets=test_sets)
-    shown = f"[{host}]" if ":" in host else host
-    say(f"http://{shown}:{port}/" + (f"?token={guard.secrets.login}" if guard.login else ""))
+    terminal = TerminalQuestions(open_indexes, explorer.asker)
 
     def warm() -> None:
         explorer.predict_all()
@@ -134,15 +134,32 @@ def serve(
     warming = threading.Timer(WARM_AFTER, warm)
     warming.daemon = True
     warming.start()
+    shown = f"[{host}]" if ":" in host else host
     try:
-        asyncio.run(_serve(server(guard), bound))
+        terminal.start()
+        say(f"http://{shown}:{port}/" + (f"?token={guard.secrets.login}" if guard.login else ""))
+        serving = server(guard)
+        serving.ended = terminal.close
+        asyncio.run(_serve(serving, bound))
     finally:
         sys.setswitchinterval(before)
+        terminal.close()
         explorer.asker.close()
         bound.close()
 
 
-def server(application: Application) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """A server that says when it ends: after SIGTERM, uvicorn ends the process before `serve` could do anything."""
+
+    ended: Callable[[], None] = staticmethod(lambda: None)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, and say so."""
+        await super().shutdown(sockets)
+        self.ended()
+
+
+def server(application: Application) -> Server:
     """Create the server of an application."""
     config = uvicorn.Config(
         application,
@@ -156,7 +173,7 @@ def server(application: Application) -> uvicorn.Server:
         timeout_graceful_shutdown=2,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def share_freed_memory() -> None:
@@ -166,7 +183,7 @@ def share_freed_memory() -> None:
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
-async def _serve(server: uvicorn.Server, bound: socket.socket) -> None:
+async def _serve(server: Server, bound: socket.socket) -> None:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     await server.serve(sockets=[bound])
 

@@ -11,11 +11,11 @@ from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.predictions import question_of
 from proponent.web.states import Question
 from proponent.web.test_sets import (
-    NOT_A_CLASSIFIER,
     OpenTestSet,
     OpenTestSets,
     PredictTask,
     columns_of,
+    no_test_set,
     read_test_set,
 )
 from proponent.web.uploads import Upload
@@ -27,7 +27,7 @@ LONGEST_NAME = 120
 def take_file(test_sets: OpenTestSets, shown: OpenIndex, sent: Upload, fields: Mapping[str, str]) -> OpenTestSet:
     """Read the file of a test set and hold it; InputError if it cannot be used."""
     if not shown.classifier:
-        raise InputError(NOT_A_CLASSIFIER)
+        raise InputError(no_test_set(shown))
     if sent.problem:
         raise InputError(sent.problem)
     usual = columns_of(shown)
@@ -44,7 +44,7 @@ def start_predicting(
 ) -> None:
     """Predict a test set in the process with the model, unless that is stored."""
     if not shown.classifier:
-        raise InputError(NOT_A_CLASSIFIER)
+        raise InputError(no_test_set(shown))
     judged = test_sets.judged(shown, test_set)
     if judged.predictions is None or again:
         asker.work(PredictTask(judged), shown.source, "predicting")

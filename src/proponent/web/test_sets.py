@@ -34,8 +34,19 @@ BLOCK_ROWS, BLOCK_CHARACTERS = 512, 1_000_000
 
 NOT_A_CLASSIFIER = (
     "Test sets are for classifiers with one label per text, and the model of this index is none: its answers are not "
-    "right or wrong by a label. Ask about one answer at a time, or explain a file of them with `proponent report`."
+    "right or wrong by a label. "
 )
+LANGUAGE_MODEL = (
+    "Missing here is a list of the rows of a file by their loss. What there is: Ask explains one answer, and "
+    "`proponent report INDEX FILE --out page.html` explains every row of a file (messages, prompt and completion, or "
+    "text), each with its loss."
+)
+OTHER_MODEL = "Ask about one text at a time, or explain a file of them with `proponent report`."
+
+
+def no_test_set(shown: OpenIndex) -> str:
+    """Why an index whose model is no classifier takes no test set, and what to do instead."""
+    return NOT_A_CLASSIFIER + (LANGUAGE_MODEL if shown.language else OTHER_MODEL)
 
 
 class OpenTestSet:

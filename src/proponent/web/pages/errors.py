@@ -8,11 +8,12 @@ from proponent.views.frames import AnswerLinks, Link, Screen
 from proponent.views.page import Limits
 from proponent.views.text_marks import clip
 from proponent.web.error_tasks import MOST_ERRORS, K, report_of, stored_errors, task_name
-from proponent.web.layout import method_line
+from proponent.web.layout import file_links, method_line
 from proponent.web.model_worker import ModelWorker
 from proponent.web.open_indexes import OpenIndex
+from proponent.web.pages.predictions import ROW_FILES
 from proponent.web.states import ErrorsState, PredictedState
-from proponent.web.test_sets import NOT_A_CLASSIFIER, OpenTestSets
+from proponent.web.test_sets import OpenTestSets, no_test_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ def errors_screen(test_sets: OpenTestSets, asker: ModelWorker, shown: OpenIndex,
     test_set = test_sets.get(state.set) if shown.classifier else None
     if test_set is None:
         return replace(
-            screen, problem="There is no test set: choose a file first." if shown.classifier else NOT_A_CLASSIFIER
+            screen, problem="There is no test set: choose a file first." if shown.classifier else no_test_set(shown)
         )
     judged = test_sets.judged(shown, test_set)
     found = judged.predictions
@@ -74,7 +75,8 @@ def errors_screen(test_sets: OpenTestSets, asker: ModelWorker, shown: OpenIndex,
                 "This came with the folder of the index: it was not computed by you. Compute it again.",
             )
         report = report_of(judged, found, errors)
-        return replace(screen, report=report, answer_links=links, warnings=warnings)
+        files = file_links(state, "errors", ("html", "json", *ROW_FILES))
+        return replace(screen, report=report, answer_links=links, warnings=warnings, exports=files)
     job = asker.rows_job(task_name(judged), shown.folder)
     if job is None or job.state == "done":
         return replace(screen, problem=shown.missing)

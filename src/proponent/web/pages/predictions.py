@@ -8,23 +8,26 @@ from jaxtyping import Bool, Int
 
 from proponent.errors import InputError
 from proponent.predictions import NO_CLASS, NO_LABEL, Predictions
+from proponent.types import Label
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import clip
 from proponent.web.jobs import RowsJob
+from proponent.web.layout import file_links
 from proponent.web.model_worker import ModelWorker
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.confusion import MOST_CLASSES, Cell, largest, matrix
 from proponent.web.states import LONGEST_TEXT, SIZES, ErrorsState, PredictedState, Question
 from proponent.web.test_sets import (
     MOST_ROWS,
-    NOT_A_CLASSIFIER,
     JudgedTestSet,
     OpenTestSet,
     OpenTestSets,
     columns_of,
+    no_test_set,
 )
 from proponent.web.uploads import UPLOAD_BYTES
 
+ROW_FILES = ("csv", "jsonl", "parquet")
 MOST_UNKNOWN = 12
 """Labels that are named one by one."""
 
@@ -112,7 +115,7 @@ def prediction_screen(
         upload=upload_form(shown) if shown.classifier else None,
     )
     if not shown.classifier:
-        return replace(screen, problem=NOT_A_CLASSIFIER)
+        return replace(screen, problem=no_test_set(shown))
     test_set = None if error else test_sets.get(state.set)
     if test_set is None:
         return screen
@@ -235,6 +238,7 @@ def _judged(
         ),
         errors=_behind(state) if found.wrong.any() else None,
         contrasts=judged.shown.contrasts,
+        exports=file_links(replace(state, page=1, size=50), "predictions", ROW_FILES),
         matching=len(places),
         first=start + 1,
         chosen=_chosen(state),
@@ -300,6 +304,12 @@ def _facts(judged: JudgedTestSet, found: Predictions, state: PredictedState) -> 
     return tuple(facts)
 
 
+def given_label(found: Predictions, number: int, label: Label | None) -> str | None:
+    """The label of a row: the name of its class, or as the file has it; None without one."""
+    truth = int(found.truth[number])
+    return None if label is None else str(label) if truth < 0 else found.names[truth]
+
+
 def predicted_row(judged: JudgedTestSet, found: Predictions, number: int, place: int) -> PredictedRow:
     """A row with its prediction, and the question that a click asks."""
     one = judged.test_set.rows[number]
@@ -315,7 +325,7 @@ def predicted_row(judged: JudgedTestSet, found: Predictions, number: int, place:
         text=one.text[:700],
         more=max(0, len(one.text) - 700),
         second=None if one.text_pair is None else one.text_pair[:400],
-        given=None if one.label is None else str(one.label) if truth < 0 else found.names[truth],
+        given=given_label(found, number, one.label),
         known=truth != NO_CLASS,
         predicted=predicted,
         chance=float(found.chances[number]),
