@@ -95,6 +95,15 @@ class ExampleTable:
         return self.store.features["losses"]
 
     @cached_property
+    def class_counts(self) -> tuple[dict[str, int], dict[str, int]] | None:
+        """Available examples by given and by predicted class; None for a language model."""
+        if self.judged is None or self.names is None:
+            return None
+        both = (self.judged.given, self.judged.likeliest)
+        given, predicted = (_counts(codes.astype(np.int32), self.names, self.alive & (codes >= 0)) for codes in both)
+        return given, predicted
+
+    @cached_property
     def alive(self) -> Bool[np.ndarray, " n"]:
         """Available examples: neither skipped, deleted nor missing."""
         return self.store.alive
