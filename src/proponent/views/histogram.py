@@ -27,6 +27,7 @@ class ScoreBin:
     count: Annotated[int, "examples in it"]
     part: Annotated[int, "those of the part, such as flagged ones"]
     url: Annotated[str, "page of its examples; empty where there is none"] = ""
+    linked: Annotated[int, "examples on that page"] = 0
 
 
 @dataclass(frozen=True, slots=True)

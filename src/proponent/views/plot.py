@@ -1,5 +1,6 @@
 """A plot of curves, with bands or without, in drawing coordinates."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -46,6 +47,8 @@ class Plot:
     y_name: Annotated[str, "what the curves show"]
     note: Annotated[str, "what the bands are"] = ""
     x_texts: Annotated[tuple[str, ...], "labels of the places in order, where the numbers are none"] = ()
+    shown: Annotated[int, "curves that are drawn, the first ones; the table has all; 0: all are drawn"] = 0
+    sum_name: Annotated[str, "what the values of a curve add up to; empty if to nothing"] = ""
 
     @property
     def title(self) -> str:
@@ -55,13 +58,9 @@ class Plot:
     @property
     def description(self) -> str:
         """Where each curve ends."""
-        ends = (f"{clip(one.name, 60)} {one.y[-1]:.3g} at {self._text(one.x[-1])}" for one in self.curves if one.y)
+        curves = self._chosen
+        ends = (f"{clip(one.name, 60)} {one.y[-1]:.3g} at {self._text(one.x[-1])}" for one in curves if one.y)
         return "; ".join(ends)
-
-    @property
-    def banded(self) -> bool:
-        """Whether any curve has a band."""
-        return any(one.low for one in self.curves)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -71,7 +70,7 @@ class Plot:
     @property
     def drawn(self) -> tuple[CurvePath, ...]:
         """The curves in drawing coordinates."""
-        return tuple(self._drawn(one, kind) for kind, one in enumerate(self.curves))
+        return tuple(self._drawn(one, kind) for kind, one in enumerate(self._chosen))
 
     @property
     def ticks(self) -> tuple[Tick, ...]:
@@ -86,13 +85,23 @@ class Plot:
         return tuple(Tick(self._right(x), self._text(x)) for x in found[::step])
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """Heads of the columns of the table: the places."""
+        return (*map(self._text, self._xs), *((self.sum_name,) if self.sum_name else ()))
+
+    @property
     def rows(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """The same numbers as a table: each place, and the value of each curve there."""
-        values = [dict(zip(one.x, range(len(one.x)), strict=True)) for one in self.curves]
-        return tuple(
-            (self._text(x), tuple(_cell(one, at.get(x)) for one, at in zip(self.curves, values, strict=True)))
-            for x in self._xs
-        )
+        """The same numbers as a table: the name of each curve, and its values."""
+        return tuple((one.name, self._cells(one)) for one in self.curves)
+
+    def _cells(self, one: Band) -> tuple[str, ...]:
+        places = {x: at for at, x in enumerate(one.x)}
+        cells = tuple(_cell(one, places.get(x)) for x in self._xs)
+        return (*cells, f"{math.fsum(one.y):.4g}") if self.sum_name else cells
+
+    @property
+    def _chosen(self) -> tuple[Band, ...]:
+        return self.curves[: self.shown] if self.shown else self.curves
 
     @property
     def _xs(self) -> list[float]:
@@ -100,7 +109,7 @@ class Plot:
 
     @property
     def _up(self) -> Scale:
-        return Scale.of([0.0, *(value for one in self.curves for value in (*one.low, *one.high, *one.y))], BOTTOM, TOP)
+        return Scale.of([0.0, *(value for one in self._chosen for value in (*one.low, *one.high, *one.y))], BOTTOM, TOP)
 
     def _text(self, x: float) -> str:
         return self.x_texts[self._xs.index(x)] if self.x_texts else f"{x:g}"

@@ -11,11 +11,11 @@ from proponent.web.table import ExampleTable
 
 
 def score_plot(table: ExampleTable, state: TableState, decisions: Mapping[str, Decision]) -> Histogram | None:
-    """Label scores of what a state selects, whatever its own bounds of the score; None for a language model."""
+    """Label scores of what a state selects by all but its score and flag; None for a language model."""
     judged = table.judged
     if judged is None:
         return None
-    places = table.select(replace(state, low=None, high=None, sort=()), decisions).places
+    places = table.select(replace(state, low=None, high=None, flag="", sort=()), decisions).places
     plot = flagged_scores(judged.quality[places], judged.flagged[places], "label score", low=True)
     if plot is None:
         return None
@@ -23,13 +23,12 @@ def score_plot(table: ExampleTable, state: TableState, decisions: Mapping[str, D
     bounds = (("score from", state.low), ("score to", state.high))
     chosen = tuple(Threshold(value, f"{name} {value:.3g}") for name, value in bounds if value is not None)
     chosen = tuple(one for one in chosen if plot.bins[0].low <= one.at <= last)
-    bins = tuple(replace(one, url=_url(state, one, one.high == last)) for one in plot.bins)
+    bins = tuple(_linked(state, one, one.high == last) for one in plot.bins)
     return replace(plot, bins=bins, thresholds=(*plot.thresholds, *chosen))
 
 
-def _url(state: TableState, one: ScoreBin, last: bool) -> str:
-    """The table of exactly the examples of a bin; empty for an empty one."""
-    if not one.count:
-        return ""
+def _linked(state: TableState, one: ScoreBin, last: bool) -> ScoreBin:
+    """A bin with the table of exactly those of its examples that the state selects; without it if there are none."""
+    count = {"yes": one.part, "no": one.count - one.part, "": one.count}[state.flag]
     high = one.high if last else math.nextafter(one.high, -math.inf)
-    return state.url("/table", low=one.low, high=high, page=1)
+    return replace(one, url=state.url("/table", low=one.low, high=high, page=1), linked=count) if count else one

@@ -321,6 +321,7 @@ def _chosen(state: TableState) -> tuple[Link, ...]:
         ("q", "", f"text: {clip(state.q, 40)}"),
         ("low", None, f"score from {state.low or 0:g}"),
         ("high", None, f"score to {state.high or 0:g}"),
+        ("area", "", f"cell of the map: {_cell_words(state.area)}"),
     )
     found = [
         Link(words, state.url("/table", **{name: none, "page": 1}))
@@ -332,6 +333,12 @@ def _chosen(state: TableState) -> tuple[Link, ...]:
         for name, title in TITLES.items()
         for value in state.chosen(name)
     )
+
+
+def _cell_words(area: str) -> str:
+    """A cell of a map in words, as its page names it."""
+    space, column, row = area.split() if area else ("", "0", "0")
+    return f"{space}, column {int(column) + 1}, row {int(row) + 1}"
 
 
 def _heads(table: ExampleTable, state: TableState) -> tuple[ColumnHead, ...]:

@@ -1,0 +1,51 @@
+"""The parts of scores by checkpoint, as a plot: the strongest examples of both sides as curves, more in its table."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from proponent.views.hit import Hit
+from proponent.views.plot import Band, Plot
+from proponent.views.text_marks import clip
+
+DRAWN, LISTED = 3, 10
+"""Examples of each side that are drawn, and that are listed in the table."""
+
+
+class Step(Protocol):
+    """A checkpoint of a score."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer step."""
+        ...
+
+    @property
+    def run(self) -> int:
+        """Number of its run, from 0."""
+        ...
+
+
+def checkpoint_parts(checkpoints: Sequence[Step], sides: Sequence[tuple[str, Sequence[Hit]]]) -> Plot | None:
+    """Plot the parts of the scores; None where scores are not sums over two or more checkpoints."""
+    many = len(checkpoints)
+    if many < 2:
+        return None
+    parted = [(name, [hit for hit in hits[:LISTED] if len(hit.by_checkpoint) == many]) for name, hits in sides]
+    drawn = [(name, hit) for name, hits in parted for hit in hits[:DRAWN]]
+    rest = [(name, hit) for name, hits in parted for hit in hits[DRAWN:]]
+    if not drawn:
+        return None
+    several = len({one.run for one in checkpoints}) > 1
+    places = tuple(map(float, range(many)))
+    listed = f"the table lists {LISTED} of each side, " if any(len(hits) > LISTED for _, hits in sides) else ""
+    return Plot(
+        curves=tuple(
+            Band(f"{name} {hit.rank}: {clip(hit.id, 24)}", places, hit.by_checkpoint) for name, hit in [*drawn, *rest]
+        ),
+        x_name="checkpoints (step of training)",
+        y_name="part of the score",
+        note=f"the {DRAWN} strongest of each side; {listed}with the sum of the parts, which is the score",
+        x_texts=tuple(f"{one.step:,}{f', run {one.run}' if several else ''}" for one in checkpoints),
+        shown=len(drawn),
+        sum_name="score",
+    )
