@@ -19,7 +19,7 @@ from proponent.method import EmbeddingRows, Gradients, Layers
 from proponent.store import Store
 from proponent.store.rows import decode_arrays
 from proponent.views.example_map import MapReport
-from proponent.views.scatter import Kinds, influence_kinds, scatter
+from proponent.views.scatter import Kinds, influence_kinds, plain_kinds, scatter
 
 _linalg: Any = import_module("scipy.linalg")  # scipy has no types
 _sparse: Any = import_module("scipy.sparse")
@@ -108,7 +108,13 @@ def example_map(store: Store, space: Space | None = None) -> ExampleMap:
 
 def influence(store: Store) -> Float[np.ndarray, " n"]:
     """Sum of the scores of all other training examples on each example."""
-    return row_influence(store) if store.plan.label_names is None else support(store)
+    try:
+        return row_influence(store) if store.plan.label_names is None else support(store)
+    except InputError as error:
+        raise InputError(
+            f"the influence of all other examples is a sum of plain products of gradients, and the method "
+            f"{store.plan.method.name} of this index computes other scores: colour the map by something else"
+        ) from error
 
 
 def report(store: Store) -> MapReport:
@@ -144,8 +150,8 @@ def _kinds(store: Store, made: ExampleMap, notes: list[str]) -> Kinds:
     try:
         return influence_kinds(influence(store), made.known)
     except InputError as error:
-        notes.append(f"the marks are not coloured by influence: {error}")
-        return Kinds("", np.zeros(store.n, dtype=np.int64), ("training examples",))
+        notes.append(f"the marks have one colour: {error}")
+        return plain_kinds(store.n)
 
 
 def _directions(store: Store, space: Space) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:

@@ -1,7 +1,6 @@
 """The parts of scores by checkpoint, as a plot: the strongest examples of both sides as curves, more in its table."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from proponent.views.hit import Hit
 from proponent.views.plot import Band, Plot
@@ -11,22 +10,8 @@ DRAWN, LISTED = 3, 10
 """Examples of each side that are drawn, and that are listed in the table."""
 
 
-class Step(Protocol):
-    """A checkpoint of a score."""
-
-    @property
-    def step(self) -> int:
-        """Optimizer step."""
-        ...
-
-    @property
-    def run(self) -> int:
-        """Number of its run, from 0."""
-        ...
-
-
-def checkpoint_parts(checkpoints: Sequence[Step], sides: Sequence[tuple[str, Sequence[Hit]]]) -> Plot | None:
-    """Plot the parts of the scores; None where scores are not sums over two or more checkpoints."""
+def checkpoint_parts(checkpoints: Sequence[str], sides: Sequence[tuple[str, Sequence[Hit]]]) -> Plot | None:
+    """Plot the parts of scores over the named checkpoints; None where scores are not sums over two or more."""
     many = len(checkpoints)
     if many < 2:
         return None
@@ -35,7 +20,6 @@ def checkpoint_parts(checkpoints: Sequence[Step], sides: Sequence[tuple[str, Seq
     rest = [(name, hit) for name, hits in parted for hit in hits[DRAWN:]]
     if not drawn:
         return None
-    several = len({one.run for one in checkpoints}) > 1
     places = tuple(map(float, range(many)))
     listed = f"the table lists {LISTED} of each side, " if any(len(hits) > LISTED for _, hits in sides) else ""
     return Plot(
@@ -45,7 +29,7 @@ def checkpoint_parts(checkpoints: Sequence[Step], sides: Sequence[tuple[str, Seq
         x_name="checkpoints (step of training)",
         y_name="part of the score",
         note=f"the {DRAWN} strongest of each side; {listed}with the sum of the parts, which is the score",
-        x_texts=tuple(f"{one.step:,}{f', run {one.run}' if several else ''}" for one in checkpoints),
+        x_texts=tuple(checkpoints),
         shown=len(drawn),
         sum_name="score",
     )

@@ -186,7 +186,9 @@ class Explanation(Page):
     @property
     def by_checkpoint(self) -> Plot | None:
         """The parts of the strongest scores by checkpoint; None where scores have no such parts."""
-        return checkpoint_parts(self.checkpoints, (("helped", self.proponents), ("hurt", self.opponents)))
+        several = len({one.run for one in self.checkpoints}) > 1
+        names = [f"{one.step:,}{f', run {one.run}' if several else ''}" for one in self.checkpoints]
+        return checkpoint_parts(names, (("helped", self.proponents), ("hurt", self.opponents)))
 
     @property
     def content_only(self) -> bool:

@@ -61,7 +61,7 @@ SHAPES = (
     *("m0-3l3 5.2h-6z",) * 2,
     *("m0 3l3-5.2h-6z",) * 2,
 )
-"""Dot, square, triangles, diamond, two crosses, bar; a small dot for all smaller kinds; four triangles for influence."""
+"""Dot, square, triangles, diamond, two crosses, bar; a small dot for smaller kinds; triangles for influence."""
 
 REST = 8
 """The look of all smaller kinds."""
@@ -184,6 +184,11 @@ def influence_kinds(values: Float[np.ndarray, " n"], known: Bool[np.ndarray, " n
         ),
         looks=INFLUENCE,
     )
+
+
+def plain_kinds(n: int) -> Kinds:
+    """One kind for all examples."""
+    return Kinds("", np.zeros(n, dtype=np.int64), ("training examples",))
 
 
 def scatter(

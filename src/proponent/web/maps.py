@@ -31,28 +31,15 @@ class Maps:
         return spaces(self._store)
 
     def get(self, space: Space) -> ExampleMap | None:
-        """A map; None while it is computed.
-
-        Raises:
-            InputError: the index has no such map.
-        """
+        """A map; None while it is computed."""
         return cast("ExampleMap | None", self._result(space, lambda: example_map(self._store, space)))
 
     def influence(self) -> Float[np.ndarray, " n"] | None:
-        """Sums of the scores of all other examples on each; None while they are computed.
-
-        Raises:
-            InputError: the method does not allow them.
-        """
+        """Sums of the scores of all other examples on each; None while they are computed."""
         return self._result("influence", lambda: influence(self._store))
 
     def cell(self, area: str) -> Bool[np.ndarray, " n"]:
-        """The examples of a cell of a map, as `area_name` names it.
-
-        Raises:
-            BusyError: the map is being computed.
-            InputError: there is no such map, or no such cell.
-        """
+        """The examples of a cell of a map, as `area_name` names it; refused while the map is computed."""
         space, column, row = area.split()
         if not (int(column) < COLUMNS and int(row) < ROWS):
             raise InputError(f"a map has {COLUMNS} columns and {ROWS} rows of cells: {area!r} is none of them")

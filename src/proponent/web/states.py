@@ -276,7 +276,7 @@ class MapState(QuestionState):
     """A map of the examples: what it is of, how it is coloured, and which examples stand out."""
 
     space: Literal["", "hidden", "gradients", "probabilities"] = ""
-    colour: Literal["", "label", "predicted", "flag", "source", "system", "format", "influence"] = ""
+    colour: Literal["", "label", "predicted", "flag", "source", "system", "format", "influence", "plain"] = ""
     id: Name = ""
 
 

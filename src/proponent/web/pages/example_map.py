@@ -8,7 +8,7 @@ import numpy as np
 from proponent.actions.example_map import SPACES, ExampleMap, Space, axis_name, said
 from proponent.errors import InputError
 from proponent.views.frames import Link, Screen
-from proponent.views.scatter import Kinds, Scatter, influence_kinds, scatter
+from proponent.views.scatter import Kinds, Scatter, influence_kinds, plain_kinds, scatter
 from proponent.views.text_marks import clip, score_in_words
 from proponent.web.layout import method_line
 from proponent.web.maps import area_name
@@ -29,6 +29,7 @@ COLOURS = {
     "system": "system prompt",
     "format": "format",
     "influence": "influence of all other examples",
+    "plain": "nothing",
 }
 """What the marks may be coloured by, in the order of the page."""
 
@@ -52,8 +53,8 @@ class MapScreen(Screen):
 def map_screen(shown: OpenIndex, state: MapState) -> MapScreen:
     """Show a map, or that it is being computed."""
     maps, known = shown.table.maps, shown.table.maps.spaces
-    colours = [name for name in COLOURS if name == "influence" or name in shown.table.coded]
-    colour = state.colour or colours[0]
+    columns = [name for name in COLOURS if name in shown.table.coded]
+    colours, colour = [*columns, "influence", "plain"], state.colour or next(iter(columns), "plain")
     screen = MapScreen(
         title="Map of the training examples",
         index=shown.name,
@@ -79,7 +80,8 @@ def map_screen(shown: OpenIndex, state: MapState) -> MapScreen:
     plot = scatter(
         made.places,
         kinds,
-        title=f"Training examples by their {NAMES[made.space]}, coloured by {COLOURS[colour]}",
+        title=f"Training examples by their {NAMES[made.space]}"
+        + (f", coloured by {COLOURS[colour]}" if colour != "plain" else ""),
         x_name=axis_name(made, 0),
         y_name=axis_name(made, 1),
         chosen=lit,
@@ -100,6 +102,8 @@ def _kinds(shown: OpenIndex, made: ExampleMap, colour: str) -> Kinds | None:
     if colour == "influence":
         values = shown.table.maps.influence()
         return None if values is None else influence_kinds(values, made.known)
+    if colour == "plain":
+        return plain_kinds(shown.store.n)
     if colour not in shown.table.coded:
         raise InputError(f"the examples of this index have no {COLOURS[colour]}: choose another colour")
     codes, names = shown.table.coded[colour]
