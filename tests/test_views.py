@@ -39,6 +39,7 @@ from proponent.views import (
     distribution,
     error_report,
     evaluation,
+    example_map,
     explanation,
     facts,
     frames,
@@ -52,6 +53,7 @@ from proponent.views import (
     prediction_report,
     reports,
     row_suspects,
+    scatter,
     suspects,
     text_marks,
     word_pair,
@@ -64,7 +66,7 @@ from proponent.views.reports import Report
 from proponent.views.text_marks import columns
 
 NUMBERED = {"#answer-{{ loop.index }}", "answer-{{ loop.index }}", "hit-{{ side }}{{ hit.rank }}"}
-DRAWN = {f"{{{{ plot | key }}}}-{part}" for part in "td"} | {"{{ bar.of.url }}", "{{ one.url }}", "{{ url }}"}
+DRAWN = {f"{{{{ id }}}}-{part}" for part in "td"} | {"{{ bar.of.url }}", "{{ one.url }}", "{{ url }}"}
 """Names of the parts of a plot, and the addresses that pages of the explorer put into it."""
 REPORT = Report(title="Three answers", answers=(make_answer(), make_pair_answer(), make_text_answer()), index="news")
 PAGES: list[Page] = [
@@ -81,7 +83,7 @@ PAGES: list[Page] = [
 ]
 MODULES = (
     *(acting, bias, comparison, explanation, evaluation, frames, page, plot, poison, reports),
-    *(axes, distribution, histogram),
+    *(axes, distribution, example_map, histogram, scatter),
     *(row_suspects, text_marks, suspects, hit, hits, word_pair, overlap, facts, error_report, prediction_report),
 )
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
@@ -105,6 +107,8 @@ def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(explanation) == undocumented(suspects) == undocumented(evaluation) == undocumented(bias) == []
     assert undocumented(acting) == undocumented(row_suspects) == undocumented(comparison) == undocumented(plot) == []
     assert undocumented(frames) == undocumented(axes) == undocumented(distribution) == undocumented(histogram) == []
+    assert undocumented(example_map) == without_help(scatter.Scatter) == without_help(scatter.MarkKind) == []
+    assert without_help(scatter.MapCell) == without_help(scatter.Highlight) == []
     assert undocumented(reports) == undocumented(prediction_report) == []
     assert undocumented(page) == []
     for kind in (text_marks.Piece, text_marks.TextSegment):

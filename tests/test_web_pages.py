@@ -720,8 +720,8 @@ def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
 
 
 MODULES = (
-    layout, ask, bulk, comparison, confusion, errors, example, example_map, groups, home, index_pages, pick, predictions,
-    questions, table_pages,
+    layout, ask, bulk, comparison, confusion, errors, example, example_map, groups, home, index_pages, pick,
+    predictions, questions, table_pages,
 )  # fmt: skip
 CONTEXTS = [
     kind

@@ -108,7 +108,7 @@ def test_colours_of_the_map(browser: Browser) -> None:
         "predicted": "coloured by predicted class",
         "flag": "coloured by likely wrong",
         "influence": "coloured by influence of all other examples",
-        "plain": "Training examples by their hidden states;",
+        "plain": "Training examples by their hidden states",
     }
     for colour, words in colours.items():
         page = browser.finished(f"/map?colour={colour}")

@@ -5,8 +5,7 @@ This module reads an index only; it needs neither the model nor torch.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -21,9 +20,6 @@ from proponent.store.rows import decode_arrays
 from proponent.views.example_map import MapReport
 from proponent.views.scatter import Kinds, influence_kinds, plain_kinds, scatter
 
-_linalg: Any = import_module("scipy.linalg")  # scipy has no types
-_sparse: Any = import_module("scipy.sparse")
-
 Space = Literal["hidden", "gradients", "probabilities"]
 SPACES: dict[Space, str] = {
     "hidden": "mean last hidden states at the last checkpoint: texts that the model reads alike lie near one another",
@@ -32,6 +28,8 @@ SPACES: dict[Space, str] = {
     "probabilities": "mean probabilities of the classes over the checkpoints",
 }
 """Vectors that a map can be made of."""
+
+NAMES: dict[Space, str] = {"hidden": "hidden states", "gradients": "gradients", "probabilities": "probabilities"}
 
 MOST_WIDTH = 4096
 """Width of the widest vectors that a map is made of: its cost grows with the square."""
@@ -124,7 +122,7 @@ def report(store: Store) -> MapReport:
     plot = scatter(
         made.places,
         _kinds(store, made, notes),
-        title=f"Map of the training examples by their {made.space}",
+        title=f"Training examples by their {NAMES[made.space]}",
         x_name=axis_name(made, 0),
         y_name=axis_name(made, 1),
     )
@@ -168,9 +166,9 @@ def _directions(store: Store, space: Space) -> tuple[np.ndarray, np.ndarray, tup
     if count < 2:
         raise InputError(f"fewer than two examples have finite {space}: there is no map to draw")
     spread = products - np.outer(total, total) / count
-    width = len(spread)
-    values, vectors = _linalg.eigh(spread, subset_by_index=[max(0, width - 2), width - 1])
-    axes = np.zeros((width, 2))
+    values, vectors = np.linalg.eigh(spread)
+    values, vectors = values[-2:], vectors[:, -2:]
+    axes = np.zeros((len(spread), 2))
     axes[:, : len(values)] = vectors[:, ::-1]
     largest = axes[np.abs(axes).argmax(0), np.arange(2)]
     axes *= np.where(largest < 0, -1.0, 1.0)
@@ -214,5 +212,8 @@ def _summed(gradient: Gradient) -> Float[np.ndarray, "m d"]:
         assert gradient.dense is not None
         return gradient.dense.v
     rows = gradient.rows
-    ones = np.ones(len(rows.rows), dtype=rows.rows.dtype)
-    return _sparse.csr_matrix((ones, np.arange(len(ones)), rows.indptr), shape=(len(rows), len(ones))) @ rows.rows
+    found = np.zeros((len(rows), rows.rows.shape[1]))
+    filled = np.flatnonzero(np.diff(rows.indptr))
+    if len(filled):
+        found[filled] = np.add.reduceat(rows.rows, rows.indptr[filled], axis=0, dtype=np.float64)
+    return found

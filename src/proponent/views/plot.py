@@ -10,7 +10,7 @@ from proponent.views.text_marks import clip
 __all__ = ["PLOT_HEIGHT", "PLOT_WIDTH", "Band", "CurvePath", "Plot"]
 
 LOOKS = 6
-"""Strokes that tell curves apart."""
+"""Strokes that tell curves apart; three more are for what helped, from 6, and three for what hurt, from 9."""
 
 MOST_PLACES = 12
 """Labels of the horizontal axis; of more places, every second, third and so on has one."""
@@ -48,6 +48,7 @@ class Plot:
     note: Annotated[str, "what the bands are"] = ""
     x_texts: Annotated[tuple[str, ...], "labels of the places in order, where the numbers are none"] = ()
     shown: Annotated[int, "curves that are drawn, the first ones; the table has all; 0: all are drawn"] = 0
+    looks: Annotated[tuple[int, ...], "numbers of the looks of the drawn curves; empty: in order from 0"] = ()
     sum_name: Annotated[str, "what the values of a curve add up to; empty if to nothing"] = ""
 
     @property
@@ -70,7 +71,7 @@ class Plot:
     @property
     def drawn(self) -> tuple[CurvePath, ...]:
         """The curves in drawing coordinates."""
-        return tuple(self._drawn(one, kind) for kind, one in enumerate(self._chosen))
+        return tuple(self._drawn(one, kind) for kind, one in zip(self._looks, self._chosen, strict=True))
 
     @property
     def ticks(self) -> tuple[Tick, ...]:
@@ -104,6 +105,10 @@ class Plot:
         return self.curves[: self.shown] if self.shown else self.curves
 
     @property
+    def _looks(self) -> tuple[int, ...]:
+        return self.looks or tuple(number % LOOKS for number in range(len(self._chosen)))
+
+    @property
     def _xs(self) -> list[float]:
         return sorted({value for one in self.curves for value in one.x})
 
@@ -125,7 +130,7 @@ class Plot:
         dots = [(x, up.at(y)) for x, y in zip(right, one.y, strict=True)]
         above = [(x, up.at(y)) for x, y in zip(right, one.high, strict=True)] if one.high else []
         below = [(x, up.at(y)) for x, y in zip(right, one.low, strict=True)] if one.low else []
-        return CurvePath(one.name, points(dots), points(above + below[::-1]), kind % LOOKS, tuple(dots))
+        return CurvePath(one.name, points(dots), points(above + below[::-1]), kind, tuple(dots))
 
 
 def _cell(one: Band, at: int | None) -> str:

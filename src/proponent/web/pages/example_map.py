@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from proponent.actions.example_map import SPACES, ExampleMap, Space, axis_name, said
+from proponent.actions.example_map import NAMES, ExampleMap, axis_name, said
 from proponent.errors import InputError
 from proponent.views.frames import Link, Screen
 from proponent.views.scatter import Kinds, Scatter, influence_kinds, plain_kinds, scatter
@@ -18,8 +18,6 @@ from proponent.web.table import NO_VALUE
 
 Lit = tuple[int, str, str, str]
 """An example that stands out: number, side, name and URL."""
-
-NAMES: dict[Space, str] = {"hidden": "hidden states", "gradients": "gradients", "probabilities": "probabilities"}
 
 COLOURS = {
     "label": "given label",
@@ -136,6 +134,3 @@ def answer_on_map(state: QuestionState) -> str:
     """URL of the map on which the hits of an answer stand out."""
     values = {name: getattr(state, name) for name in QuestionState.__dataclass_fields__}
     return MapState(**values).url("/map", word="", words="")
-
-
-__all__ = ["COLOURS", "SPACES", "MapScreen", "answer_on_map", "map_screen"]
