@@ -97,3 +97,11 @@ def test_text_and_bars_are_readable_on_their_ground(theme: str) -> None:
 def test_helped_and_hurt_differ_for_every_eye(theme: str, eye: str, step: int) -> None:
     seen = [lab(BLINDNESS[eye] @ linear(f"{side}{step}", theme)) for side in "ho"]
     assert ciede2000(*seen) >= 20
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize(
+    "name", ["up-bar", "down-bar", "ink-bar", "ink", "soft", *(f"mark-{at}" for at in range(2, 7))]
+)
+def test_marks_of_plots_stand_out_from_their_ground(name: str, theme: str) -> None:
+    assert contrast(name, "card", theme) >= 3

@@ -31,7 +31,18 @@ from proponent.views import Explanation, frames, text_marks, turns
 from proponent.views.frames import Screen
 from proponent.views.page import TEMPLATES, environment
 from proponent.web import bulk, downloads, layout, questions, table_columns
-from proponent.web.pages import ask, comparison, confusion, errors, example, groups, home, pick, predictions
+from proponent.web.pages import (
+    ask,
+    comparison,
+    confusion,
+    errors,
+    example,
+    example_map,
+    groups,
+    home,
+    pick,
+    predictions,
+)
 from proponent.web.pages import index as index_pages
 from proponent.web.pages import table as table_pages
 from proponent.web.questions import Questions
@@ -709,8 +720,8 @@ def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
 
 
 MODULES = (
-    layout, ask, bulk, comparison, confusion, errors, example, groups, home, index_pages, pick, predictions, questions,
-    table_pages,
+    layout, ask, bulk, comparison, confusion, errors, example, example_map, groups, home, index_pages, pick,
+    predictions, questions, table_pages,
 )  # fmt: skip
 CONTEXTS = [
     kind
@@ -722,7 +733,7 @@ CONTEXTS = [
 
 def test_every_field_of_a_screen_has_a_help_text() -> None:
     screens = [questions.GroupScores, *(kind for kind in CONTEXTS if hasattr(kind, "__slots__"))]
-    assert sum(issubclass(kind, Screen) for kind in screens) == 15
+    assert sum(issubclass(kind, Screen) for kind in screens) == 16
     hints = {kind: get_type_hints(kind, include_extras=True) for kind in screens}
     assert [(kind, one.name) for kind in screens for one in fields(kind)
             if not any(getattr(hints[kind][one.name], "__metadata__", ()))] == []  # fmt: skip

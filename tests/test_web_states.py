@@ -15,6 +15,7 @@ from proponent.web.states import (
     SORTS,
     ErrorsState,
     ExampleState,
+    MapState,
     PageState,
     PredictedState,
     QuestionState,
@@ -37,6 +38,7 @@ browsing = st.fixed_dictionaries({
     "index": texts, "q": texts, "how": st.sampled_from(get_args(How)), "label": many, "predicted": many, "source": many,
     "flag": st.sampled_from(["", "yes", "no"]),
     "decided": st.lists(st.sampled_from(["keep", "fix", "drop", "none"]), unique=True).map(tuple),
+    "area": st.sampled_from(["", "hidden 3 4", "gradients 0 11"]),
     "low": scores, "high": scores, "sort": sorts, "page": st.integers(1, 10**6), "size": st.sampled_from(SIZES),
 }).map(lambda one: (TableState, one))  # fmt: skip
 predicting = st.fixed_dictionaries({
@@ -45,6 +47,11 @@ predicting = st.fixed_dictionaries({
     "sort": st.sampled_from(["", "sure", "unsure"]), "size": st.sampled_from(SIZES),
 }).map(lambda one: (PredictedState, one))  # fmt: skip
 erring = st.fixed_dictionaries({"index": texts, "set": texts}).map(lambda one: (ErrorsState, one))
+mapping = st.fixed_dictionaries({
+    "index": many, "text": texts, "label": texts, "k": st.integers(1, 50), "id": texts,
+    "space": st.sampled_from(["", "hidden", "gradients", "probabilities"]),
+    "colour": st.sampled_from(["", "label", "influence", "plain"]),
+}).map(lambda one: (MapState, one))  # fmt: skip
 looking = st.fixed_dictionaries({"index": texts, "id": texts}).map(lambda one: (ExampleState, one))
 
 
@@ -53,7 +60,7 @@ def again(state: PageState) -> PageState:
     return type(state).read(parse_qsl(url.partition("?")[2], keep_blank_values=True))
 
 
-@given(asking | browsing | looking | predicting | erring)
+@given(asking | browsing | looking | mapping | predicting | erring)
 def test_a_state_comes_back_from_its_url(made: tuple[Any, dict[str, Any]]) -> None:
     state = made[0](**made[1])
     assert again(state) == state

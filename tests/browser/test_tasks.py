@@ -20,7 +20,7 @@ from test_views_hostile import PAYLOADS
 Opened = Callable[..., Page]
 QUESTION = "True if only one bit set in num (should be an int)"
 SCREENS = ["/ask", "/table", "/table?flag=yes&sort=score", "/table?q=zzzz", "/table?q=(&how=regex",
-           "/example?id=csv.Sniffer", "/compare", "/groups", "/asked", "/about", "/nothing"]  # fmt: skip
+           "/example?id=csv.Sniffer", "/map", "/compare", "/groups", "/asked", "/about", "/nothing"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ class Action:
 ROWS = (
     Action("label-errors", "Suspected label errors", "proponent.actions.label_errors", needs=frozenset({"labels"})),
     Action("suspect-rows", "Suspect rows", "proponent.actions.suspect_rows", needs=frozenset({"texts"})),
+    Action("map", "Map of the examples", "proponent.actions.example_map"),
     Action("lexical-bias", "Words and labels", "proponent.actions.lexical_bias", needs=frozenset({"labels"})),
 )  # fmt: skip
 ACTIONS = {one.name: one for one in ROWS}

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from rich.console import Console
 
+from proponent.views.axes import BOTTOM, LEFT, RIGHT, TOP, Scale, Tick
 from proponent.views.data_frames import data_frame
 from proponent.views.page import Page
 from proponent.views.tables import print_table
@@ -19,10 +20,8 @@ SMALL = 1e-3
 
 LEANS = "the model leans on biased words"
 
-PLOT_WIDTH, PLOT_HEIGHT = 520.0, 240.0
 LISTED = 200
 """Words that the page lists and draws; the JSON and the table of pandas have all."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 12.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,37 +227,38 @@ class BiasReport(Page):
     @property
     def dots(self) -> tuple[BiasDot, ...]:
         """The listed words in the plot: examples that hold the word, and z."""
-        counts = [math.log(one.n) for one in self.listed]
-        low, wide = min(counts), (max(counts) - min(counts)) or 1.0
-        width = PLOT_WIDTH - _LEFT - _RIGHT
+        right, up = self._right, self._up
         return tuple(
             BiasDot(
-                round(_LEFT + width * (at - low) / wide, 1),
-                self._up(one.z),
-                None if one.z_weighted is None else self._up(one.z_weighted),
+                right.at(math.log(one.n)),
+                up.at(one.z),
+                None if one.z_weighted is None else up.at(one.z_weighted),
                 abs(one.z) > CHANCE,
             )
-            for at, one in zip(counts, self.listed, strict=True)
+            for one in self.listed
         )
 
     @property
-    def ticks(self) -> tuple[tuple[float, str], ...]:
-        """Position and text of the ticks of z."""
-        return tuple((self._up(value), f"{value:.3g}") for value in (-self._span, -CHANCE, 0.0, CHANCE, self._span))
+    def ticks(self) -> tuple[Tick, ...]:
+        """Ticks of z."""
+        up = self._up
+        return tuple(Tick(up.at(value), f"{value:.3g}") for value in (up.low, -CHANCE, 0.0, CHANCE, up.high))
 
     @property
-    def places(self) -> tuple[tuple[float, str], ...]:
-        """Position and text of the ticks of counts."""
-        counts = [one.n for one in self.listed]
-        return ((_LEFT, f"{min(counts):,}"), (PLOT_WIDTH - _RIGHT - 16, f"{max(counts):,}"))
+    def places(self) -> tuple[Tick, ...]:
+        """Ticks of the counts: the smallest and the largest."""
+        right, counts = self._right, {one.n for one in self.listed}
+        return tuple(Tick(right.at(math.log(n)), f"{n:,}") for n in sorted({min(counts), max(counts)}))
 
     @property
-    def _span(self) -> float:
+    def _right(self) -> Scale:
+        return Scale.of((math.log(one.n) for one in self.listed), LEFT, RIGHT)
+
+    @property
+    def _up(self) -> Scale:
         both = [value for one in self.listed for value in (one.z, one.z_weighted or 0.0)]
-        return max(2 * CHANCE, *map(abs, both))
-
-    def _up(self, z: float) -> float:
-        return round(_TOP + (PLOT_HEIGHT - _TOP - _BOTTOM) * (self._span - z) / (2 * self._span), 1)
+        span = max(2 * CHANCE, *map(abs, both))
+        return Scale(-span, span, BOTTOM, TOP)
 
     def to_pandas(self) -> Any:
         """One row per word (or pair of words) and label.

@@ -11,10 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 from proponent.errors import DataError
 from proponent.types import Span
 from proponent.version import __version__
+from proponent.views.checkpoint_parts import checkpoint_parts
 from proponent.views.data_frames import data_frame
 from proponent.views.hit import Hit
 from proponent.views.hits import Hits
 from proponent.views.page import Page, optional
+from proponent.views.plot import Plot
 from proponent.views.reading import reading
 from proponent.views.text_marks import Mark, clip, score_in_words, signed
 from proponent.views.turns import TurnView, marks_by_turn
@@ -180,6 +182,13 @@ class Explanation(Page):
         if query.label is None:
             return f"away from this {self.query.kind}" if self.group is None else "away from these outputs"
         return f"away from {query.label}"
+
+    @property
+    def by_checkpoint(self) -> Plot | None:
+        """The parts of the strongest scores by checkpoint; None where scores have no such parts."""
+        several = len({one.run for one in self.checkpoints}) > 1
+        names = [f"{one.step:,}{f', run {one.run}' if several else ''}" for one in self.checkpoints]
+        return checkpoint_parts(names, (("helped", self.proponents), ("hurt", self.opponents)))
 
     @property
     def content_only(self) -> bool:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from proponent.disk import write_bytes
 from proponent.errors import DataError, InputError
-from proponent.views import text_marks, turns
+from proponent.views import axes, text_marks, turns
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTEBOOK_BYTES = 200_000
@@ -160,6 +160,7 @@ def environment() -> Environment:
         clip=text_marks.clip,
         count="{:,}".format,
         glyphs=_glyphs,
+        key=axes.key,
         pieces=text_marks.pieces,
         percent=text_marks.percent,
         plain=text_marks.plain,

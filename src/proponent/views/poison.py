@@ -8,6 +8,7 @@ from rich.console import Console
 from proponent.views.acting import ActionReport
 from proponent.views.data_frames import frame_of_columns
 from proponent.views.evaluation import Figure, print_report
+from proponent.views.histogram import Histogram, flagged_scores
 from proponent.views.tables import print_table
 from proponent.views.text_marks import clip
 
@@ -78,6 +79,12 @@ class PoisonReport(ActionReport):
     def flagged(self) -> int:
         """Number of flagged rows."""
         return sum(one.flagged for one in self.suspects)
+
+    @property
+    def scores(self) -> Histogram | None:
+        """Rows by suspicion; None without rows."""
+        flags = [one.flagged for one in self.suspects]
+        return flagged_scores([one.suspicion for one in self.suspects], flags, "suspicion", between=None, low=False)
 
     def to_pandas(self) -> Any:
         """One row per training example, most suspect first.

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from proponent.version import __version__
+from proponent.views.distribution import Distribution
 from proponent.views.error_report import ErrorReport
 from proponent.views.page import Page
 from proponent.views.tables import print_table
@@ -58,6 +59,13 @@ class PredictionReport(Page):
         if self.accuracy is None:
             return f"{self.rows:,} rows of {name} are predicted, none can be judged"
         return f"{self.accuracy:.1%} of {self.judged:,} rows of {name} are predicted rightly"
+
+    @property
+    def distribution(self) -> Distribution:
+        """The judged rows by true and by predicted class."""
+        columns = zip(*self.confusion, strict=True) if self.confusion else ()
+        given = dict(zip(self.classes, map(sum, self.confusion), strict=False))
+        return Distribution.of(given, dict(zip(self.classes, map(sum, columns), strict=False)))
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from proponent.views.data_frames import frame_of_columns
+from proponent.views.histogram import Histogram, flagged_scores
 from proponent.views.page import Page
 from proponent.views.text_marks import clip
 
@@ -63,6 +64,12 @@ class RowReport(Page):
     def flagged(self) -> int:
         """Number of rows flagged as suspect."""
         return sum(row.flagged for row in self.rows)
+
+    @property
+    def scores(self) -> Histogram | None:
+        """Rows by suspicion; None without rows."""
+        flags = [row.flagged for row in self.rows]
+        return flagged_scores([row.suspicion for row in self.rows], flags, "suspicion", low=False)
 
     def to_pandas(self) -> Any:
         """One row per training example, most suspect first.

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from proponent.views.distribution import Distribution
 from proponent.views.explanation import Explanation
+from proponent.views.histogram import Histogram, flagged_scores
 from proponent.views.page import Page
 from proponent.views.text_marks import clip
 
@@ -45,6 +47,17 @@ class LabelReport(Page):
     def flagged(self) -> int:
         """Number of labels flagged as wrong, among all ranked ones."""
         return sum(row.is_label_issue for row in self.rows) if self.n_flagged is None else self.n_flagged
+
+    @property
+    def distribution(self) -> Distribution:
+        """Rows by given and by predicted class."""
+        return Distribution.counted((row.given_label for row in self.rows), (row.predicted_label for row in self.rows))
+
+    @property
+    def scores(self) -> Histogram | None:
+        """Rows by label score; None without rows."""
+        flags = [row.is_label_issue for row in self.rows]
+        return flagged_scores([row.label_score for row in self.rows], flags, "label score", low=True)
 
     def __repr__(self) -> str:
         head = f"{self.flagged:,} of {self.n_examples:,} labels flagged (ranking: {self.ranking})"

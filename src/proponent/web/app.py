@@ -29,6 +29,7 @@ from proponent.web.pages import ask, index
 from proponent.web.pages.comparison import compare_screen
 from proponent.web.pages.errors import errors_screen
 from proponent.web.pages.example import example_screen
+from proponent.web.pages.example_map import map_screen
 from proponent.web.pages.groups import group_screen
 from proponent.web.pages.home import home_screen
 from proponent.web.pages.predictions import prediction_screen
@@ -40,6 +41,7 @@ from proponent.web.states import (
     ExampleState,
     JobState,
     ListedState,
+    MapState,
     PageState,
     PredictedState,
     QuestionState,
@@ -90,6 +92,7 @@ class Explorer:
             "/job": self._job,
             "/table": self._screen(TableState, table_screen),
             "/example": self._screen(ListedState, example_screen),
+            "/map": self._screen(MapState, map_screen),
             "/errors": self._screen(
                 ErrorsState, lambda shown, state: errors_screen(self.test_sets, self.asker, shown, state)
             ),

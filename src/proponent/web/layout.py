@@ -28,6 +28,7 @@ _SCREENS = (
     ("Overview", "/", ""),
     ("Ask", "/ask", "/job"),
     ("Examples", "/table", "/example"),
+    ("Map", "/map", ""),
     ("Test set", "/test", "/errors"),
     ("Compare", "/compare", ""),
     ("Groups", "/groups", ""),

@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import ParamSpec, TypeVar
@@ -70,12 +70,17 @@ class Slots:
 
 def in_background(work: Callable[P, Result], *args: P.args, **options: P.kwargs) -> Result:
     """Work in one thread that leaves the processors to others; for work in Arrow, which leaves them the interpreter."""
-    return _background().submit(work, *args, **options).result()
+    return _background("background").submit(work, *args, **options).result()
+
+
+def later(work: Callable[P, Result], *args: P.args, **options: P.kwargs) -> Future[Result]:
+    """Begin work of many seconds in a thread of its own kind, for which nobody waits; one at a time."""
+    return _background("later").submit(work, *args, **options)
 
 
 @cache
-def _background() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "background", _step_back)
+def _background(name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, name, _step_back)
 
 
 def _step_back() -> None:

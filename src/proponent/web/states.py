@@ -1,5 +1,6 @@
 """Every state of the explorer is a URL: parsed strictly from a query string, written back without defaults."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -80,6 +81,13 @@ def _sort_keys(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(values) > MOST_SORTS:
         raise ValueError(f"has {len(values)} columns: sort by at most three")
     return values
+
+
+def _area(value: str) -> str:
+    """A cell of a map: what the map is of, its column and its row."""
+    if value and not re.fullmatch(r"(hidden|gradients|probabilities) [0-9]{1,2} [0-9]{1,2}", value):
+        raise ValueError(f"is {value[:40]!r}: it must be a cell of a map, such as 'hidden 3 4'")
+    return value
 
 
 def _few_indexes(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -264,6 +272,15 @@ def number(value: float) -> str:
 
 
 @dataclass(frozen=True)
+class MapState(QuestionState):
+    """A map of the examples: what it is of, how it is coloured, and which examples stand out."""
+
+    space: Literal["", "hidden", "gradients", "probabilities"] = ""
+    colour: Literal["", "label", "predicted", "flag", "source", "system", "format", "influence", "plain"] = ""
+    id: Name = ""
+
+
+@dataclass(frozen=True)
 class TableState(PageState):
     """The contents of the table of training examples."""
 
@@ -280,6 +297,7 @@ class TableState(PageState):
     decided: tuple[Literal["keep", "fix", "drop", "none"], ...] = ()
     low: Score = None
     high: Score = None
+    area: Annotated[str, AfterValidator(_area)] = ""
     sort: Annotated[Names, AfterValidator(_sort_keys)] = ()
     page: Annotated[int, _whole(1, 10_000_000)] = 1
     size: Annotated[Literal[25, 50, 100, 200], _whole()] = 50

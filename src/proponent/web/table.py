@@ -15,6 +15,7 @@ from proponent.actions.label_errors import LabelVerdicts, judge
 from proponent.data import ExampleColumns, How, SearchResult, WordSets
 from proponent.store import Store
 from proponent.web.chat_table import ChatTable
+from proponent.web.maps import Maps
 from proponent.web.slots import Slots, in_background
 from proponent.web.states import TableState
 
@@ -69,6 +70,7 @@ class ExampleTable:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.names = store.plan.label_names
+        self.maps = Maps(store)
         self.whole = ExampleColumns([segment.examples for segment in store.segments])
         self._find = lru_cache(REMEMBERED)(partial(self.whole.find, seconds=SEARCH_SECONDS))
         self._searching = Slots("other slow searches are under way")
@@ -95,6 +97,15 @@ class ExampleTable:
         return self.store.features["losses"]
 
     @cached_property
+    def class_counts(self) -> tuple[dict[str, int], dict[str, int]] | None:
+        """Available examples by given and by predicted class; None for a language model."""
+        if self.judged is None or self.names is None:
+            return None
+        both = (self.judged.given, self.judged.likeliest)
+        given, predicted = (_counts(codes.astype(np.int32), self.names, self.alive & (codes >= 0)) for codes in both)
+        return given, predicted
+
+    @cached_property
     def alive(self) -> Bool[np.ndarray, " n"]:
         """Available examples: neither skipped, deleted nor missing."""
         return self.store.alive
@@ -117,7 +128,7 @@ class ExampleTable:
         found = self._found(state)
         facets = self.coded | {"decided": (self.decided(decisions), [*DECIDED, "none"])}
         chosen = {name: _chosen(*facet, state.chosen(name)) for name, facet in facets.items() if state.chosen(name)}
-        base = [self.alive, found.places, *self._within(state)]
+        base = [self.alive, found.places, *self._within(state), *self._on_map(state)]
         counts = {
             name: _counts(*facet, _all([*base, *(mask for other, mask in chosen.items() if other != name)]))
             for name, facet in facets.items()
@@ -149,6 +160,10 @@ class ExampleTable:
             if place is not None:
                 codes[place] = DECIDED.index(one.act)
         return codes
+
+    def _on_map(self, state: TableState) -> list[Bool[np.ndarray, " n"]]:
+        """Mask of the examples in the chosen cell of a map."""
+        return [self.maps.cell(state.area)] if state.area else []
 
     def _within(self, state: TableState) -> list[Bool[np.ndarray, " n"]]:
         """Masks of the examples whose label score lies between the bounds."""

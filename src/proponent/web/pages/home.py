@@ -1,10 +1,11 @@
 """The first page of an index: its data, its accuracy, its suspects, earlier questions, texts to try."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 
+from proponent.views.distribution import Distribution
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import clip
 from proponent.web.layout import SUSPECT_ROWS, SUSPECTS, suspect_rows_known
@@ -14,21 +15,12 @@ from proponent.web.pages.predictions import PredictedRow, UploadForm, predicted_
 from proponent.web.states import ExampleState, PredictedState, QuestionState, TableState
 from proponent.web.test_sets import OpenTestSets
 
-RECENT, TRIED, MOST_LABELS = 5, 4, 24
+RECENT, TRIED = 5, 4
 SHORT = 300
 """Maximum characters of a text that is offered to try; longer ones are offered if there are no others."""
 
 LOOKED_AT = 2_000
 """Rows among which the texts to try are looked for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelCount:
-    """A class of the training data."""
-
-    name: Annotated[str, "name of the class"]
-    count: Annotated[int, "training examples"]
-    url: Annotated[str, "the table of them"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +46,7 @@ class HomeScreen(Screen):
     facts: Annotated[tuple[tuple[str, str], ...], "name and value"]
     examples: Annotated[int, "training examples"]
     table: Annotated[str, "URL of all training examples"]
-    labels: Annotated[tuple[LabelCount, ...], "the most frequent classes; none of a language model"]
-    more_labels: Annotated[int, "classes that are left out"]
-    largest: Annotated[int, "training examples of the most frequent class"]
+    labels: Annotated[Distribution | None, "examples by given and predicted class; None of a language model"]
     tests: Annotated[tuple[SetLine, ...], "test sets"]
     upload: Annotated[UploadForm | None, "takes a test set; None where the model is no classifier"]
     suspects: Annotated[Link | None, "suspected label errors or suspect rows; None if there is no such page"]
@@ -71,7 +61,6 @@ class HomeScreen(Screen):
 def home_screen(test_sets: OpenTestSets, shown: OpenIndex) -> HomeScreen:
     """Show what an index is about."""
     table, here = shown.table, ExampleState(index=shown.name)
-    labels = _labels(shown)
     tests = _tests(test_sets, shown)
     errors, errors_of = _errors(test_sets, shown)
     return HomeScreen(
@@ -85,9 +74,7 @@ def home_screen(test_sets: OpenTestSets, shown: OpenIndex) -> HomeScreen:
         ),
         examples=int(table.alive.sum()),
         table=TableState(index=shown.name).url("/table"),
-        labels=labels[:MOST_LABELS],
-        more_labels=max(0, len(labels) - MOST_LABELS),
-        largest=max((one.count for one in labels), default=0),
+        labels=_labels(shown),
         tests=tests,
         upload=upload_form(shown) if shown.classifier else None,
         suspects=_suspects(shown),
@@ -100,15 +87,22 @@ def home_screen(test_sets: OpenTestSets, shown: OpenIndex) -> HomeScreen:
     )
 
 
-def _labels(shown: OpenIndex) -> tuple[LabelCount, ...]:
-    if "label" not in shown.table.coded:
-        return ()
-    codes, names = shown.table.coded["label"]
-    counts = np.bincount(codes[shown.table.alive], minlength=len(names))
-    order: list[int] = np.argsort(-counts, kind="stable").tolist()
-    url = TableState(index=shown.name).url
-    return tuple(
-        LabelCount(name=names[at], count=int(counts[at]), url=url("/table", label=(names[at],))) for at in order
+def _labels(shown: OpenIndex) -> Distribution | None:
+    """The classes of the training data, with the tables of their examples."""
+    counts = shown.table.class_counts
+    if counts is None:
+        return None
+    url, found = TableState(index=shown.name).url, Distribution.of(*counts)
+    return replace(
+        found,
+        rows=tuple(
+            replace(
+                one,
+                url=url("/table", label=(one.name,)) if one.given else "",
+                predicted_url=url("/table", predicted=(one.name,)) if one.predicted else "",
+            )
+            for one in found.rows
+        ),
     )
 
 

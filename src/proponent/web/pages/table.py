@@ -13,12 +13,14 @@ from proponent.data import from_json, spans_in_time
 from proponent.errors import InputError
 from proponent.types import Content, Conversation, Counting, Preference
 from proponent.views.frames import Link, Screen
+from proponent.views.histogram import Histogram
 from proponent.views.text_marks import Mark, clip
 from proponent.views.turns import TurnView, turn_views
 from proponent.web.bulk import MOST_AT_ONCE, TOO_MANY, BulkOffer, note_of, offered
 from proponent.web.layout import Filter, file_links, method_line
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.confusion import Cell
+from proponent.web.pages.score_plot import score_plot
 from proponent.web.pages.suspect_matrix import suspects
 from proponent.web.slots import BusyError
 from proponent.web.states import LONGEST_LIST, SIZES, ListedState, TableState, toggled
@@ -109,6 +111,7 @@ class TableScreen(Screen):
     counted: Annotated[str, "how the turns that count are known; empty without conversations"] = ""
     matrix: Annotated[tuple[tuple[Cell, ...], ...], "suspects by given and predicted class"] = ()
     cells: Annotated[tuple[Cell, ...], "the largest cells, when there are too many classes for a matrix"] = ()
+    scores: Annotated[Histogram | None, "label scores of what is selected; None of a language model"] = None
     bulk: Annotated[BulkOffer | None, "what can be decided about all that is selected"] = None
     bulk_why: Annotated[str, "why nothing can be decided about all that is selected; empty where something can"] = ""
 
@@ -169,6 +172,7 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
         counted=COUNTED if shown.chat and shown.plan.counting is not None else "",
         matrix=matrix,
         cells=cells,
+        scores=None if problem else score_plot(table, state, decisions),
         bulk=offered(shown, state, selection, decisions),
         bulk_why=TOO_MANY if MOST_AT_ONCE < found < int(table.alive.sum()) else "",
         ranking=f"Label score: {RANKINGS['mean-probability']}." if table.names is not None else "",
@@ -317,6 +321,7 @@ def _chosen(state: TableState) -> tuple[Link, ...]:
         ("q", "", f"text: {clip(state.q, 40)}"),
         ("low", None, f"score from {state.low or 0:g}"),
         ("high", None, f"score to {state.high or 0:g}"),
+        ("area", "", f"cell of the map: {_cell_words(state.area)}"),
     )
     found = [
         Link(words, state.url("/table", **{name: none, "page": 1}))
@@ -328,6 +333,12 @@ def _chosen(state: TableState) -> tuple[Link, ...]:
         for name, title in TITLES.items()
         for value in state.chosen(name)
     )
+
+
+def _cell_words(area: str) -> str:
+    """A cell of a map in words, as its page names it."""
+    space, column, row = area.split() if area else ("", "0", "0")
+    return f"{space}, column {int(column) + 1}, row {int(row) + 1}"
 
 
 def _heads(table: ExampleTable, state: TableState) -> tuple[ColumnHead, ...]:

@@ -1,0 +1,219 @@
+"""A map of the training examples: the two main directions of vectors that an index stores of them.
+
+This module reads an index only; it needs neither the model nor torch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from proponent.actions.label_errors import judge, support
+from proponent.actions.row_influence import row_influence
+from proponent.errors import InputError
+from proponent.gradients.gradient import Gradient
+from proponent.method import EmbeddingRows, Gradients, Layers
+from proponent.store import Store
+from proponent.store.rows import decode_arrays
+from proponent.views.example_map import MapReport
+from proponent.views.scatter import Kinds, influence_kinds, plain_kinds, scatter
+
+Space = Literal["hidden", "gradients", "probabilities"]
+SPACES: dict[Space, str] = {
+    "hidden": "mean last hidden states at the last checkpoint: texts that the model reads alike lie near one another",
+    "gradients": "loss gradients at the last checkpoint, of words summed over the tokens: examples that pull the model "
+    "the same way lie near one another",
+    "probabilities": "mean probabilities of the classes over the checkpoints",
+}
+"""Vectors that a map can be made of."""
+
+NAMES: dict[Space, str] = {"hidden": "hidden states", "gradients": "gradients", "probabilities": "probabilities"}
+
+MOST_WIDTH = 4096
+"""Width of the widest vectors that a map is made of: its cost grows with the square."""
+
+_NAMES = {
+    "hidden": ("meta.pooled",),
+    "gradients": ("rows.indptr", "rows.ids", "rows.words", "rows.rows", "dense.indptr", "dense.v"),
+}
+"""Arrays of a shard that a map reads."""
+
+
+@dataclass(frozen=True)
+class ExampleMap:
+    """Places of all training examples on a map.
+
+    Attributes:
+        space: what the vectors are.
+        places: main directions of each example, the first one first; NaN for one without a finite vector.
+        shares: share of the variance along each direction, 0 to 1.
+        width: length of a vector.
+    """
+
+    space: Space
+    places: Float[np.ndarray, "n 2"]
+    shares: tuple[float, float]
+    width: int
+
+    @property
+    def known(self) -> Bool[np.ndarray, " n"]:
+        """Which examples have a place."""
+        return np.isfinite(self.places[:, 0]) & np.isfinite(self.places[:, 1])
+
+
+def spaces(store: Store) -> tuple[Space, ...]:
+    """What maps an index allows, the best one first."""
+    found: list[Space] = ["hidden"] if "pooled" in store.features else []
+    term = store.plan.term
+    if isinstance(term, Gradients) and isinstance(term.gradient, EmbeddingRows | Layers):
+        found.append("gradients")
+    if len(store.plan.label_names or ()) > 2:
+        found.append("probabilities")
+    return tuple(found)
+
+
+def example_map(store: Store, space: Space | None = None) -> ExampleMap:
+    """Project the vectors of all available examples to the two directions in which they vary most.
+
+    Args:
+        store: an index.
+        space: what the vectors are; None: the first one that the index has.
+
+    Returns:
+        The places, by principal component analysis of the centred vectors. The sign of a direction is chosen so that
+        its largest coordinate is positive.
+
+    Raises:
+        InputError: the index stores no such vectors, or they are too wide, or fewer than two are finite.
+    """
+    known = spaces(store)
+    if not known:
+        raise InputError(
+            "this index stores no vectors that a map could be made of: build it with the baselines, which store the "
+            "hidden states"
+        )
+    chosen = known[0] if space is None else space
+    if chosen not in known:
+        raise InputError(f"this index has no map of {chosen}: it has {', '.join(known)}")
+    mean, axes, shares = _directions(store, chosen)
+    places = np.full((store.n, 2), np.nan, dtype=np.float32)
+    for examples, vectors in _vectors(store, chosen):
+        places[examples] = (vectors - mean) @ axes
+    return ExampleMap(chosen, places, shares, len(mean))
+
+
+def influence(store: Store) -> Float[np.ndarray, " n"]:
+    """Sum of the scores of all other training examples on each example."""
+    try:
+        return row_influence(store) if store.plan.label_names is None else support(store)
+    except InputError as error:
+        raise InputError(
+            f"the influence of all other examples is a sum of plain products of gradients, and the method "
+            f"{store.plan.method.name} of this index computes other scores: colour the map by something else"
+        ) from error
+
+
+def report(store: Store) -> MapReport:
+    """Report for the table of actions: the first map of an index, with its labels or sources."""
+    made = example_map(store)
+    notes = list(store.manifest.notes)
+    plot = scatter(
+        made.places,
+        _kinds(store, made, notes),
+        title=f"Training examples by their {NAMES[made.space]}",
+        x_name=axis_name(made, 0),
+        y_name=axis_name(made, 1),
+    )
+    return MapReport(plot=plot, said=said(made), notes=tuple(notes))
+
+
+def axis_name(made: ExampleMap, at: int) -> str:
+    """Name of an axis, with its share of the variance."""
+    return f"{('first', 'second')[at]} direction ({made.shares[at]:.0%} of the variance)"
+
+
+def said(made: ExampleMap) -> str:
+    """What a map shows, in words."""
+    return (
+        f"Each mark is a training example, placed by {SPACES[made.space]}. The two axes are the directions in which "
+        f"these {made.width:,} numbers vary most; what lies near on a map may be far apart in other directions."
+    )
+
+
+def _kinds(store: Store, made: ExampleMap, notes: list[str]) -> Kinds:
+    if store.plan.label_names is not None:
+        return Kinds("given label", judge(store).given, tuple(store.plan.label_names))
+    try:
+        return influence_kinds(influence(store), made.known)
+    except InputError as error:
+        notes.append(f"the marks have one colour: {error}")
+        return plain_kinds(store.n)
+
+
+def _directions(store: Store, space: Space) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Mean, the two main directions as columns, and their shares of the variance."""
+    count, shift, total, products = 0, np.zeros(0), np.zeros(0), np.zeros((0, 0))
+    for _, vectors in _vectors(store, space):
+        if not count:  # sums of differences from the first mean stay exact where the mean is large
+            shift = vectors.mean(0)
+            total, products = np.zeros_like(shift), np.zeros((len(shift), len(shift)))
+        centred = vectors - shift
+        count += len(centred)
+        total += centred.sum(0)
+        products += centred.T @ centred
+    if count < 2:
+        raise InputError(f"fewer than two examples have finite {space}: there is no map to draw")
+    spread = products - np.outer(total, total) / count
+    values, vectors = np.linalg.eigh(spread)
+    values, vectors = values[-2:], vectors[:, -2:]
+    axes = np.zeros((len(spread), 2))
+    axes[:, : len(values)] = vectors[:, ::-1]
+    largest = axes[np.abs(axes).argmax(0), np.arange(2)]
+    axes *= np.where(largest < 0, -1.0, 1.0)
+    whole = float(np.trace(spread))
+    parts = [max(0.0, float(value)) / whole if whole > 0 else 0.0 for value in values[::-1]]
+    return shift + total / count, axes, (parts[0], parts[1] if len(parts) > 1 else 0.0)
+
+
+def _vectors(store: Store, space: Space) -> Iterator[tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m d"]]]:
+    """Vectors of available examples, block by block; those that are not finite are left out."""
+    alive = store.alive
+    for examples, vectors in _blocks(store, space):
+        if vectors.shape[1] > MOST_WIDTH:
+            raise InputError(
+                f"the {space} of this index have {vectors.shape[1]:,} numbers each: a map is made of at most "
+                f"{MOST_WIDTH:,}"
+            )
+        good = alive[examples] & np.isfinite(vectors).all(1)
+        if good.any():
+            yield examples[good], vectors[good].astype(np.float64)
+
+
+def _blocks(store: Store, space: Space) -> Iterator[tuple[Int[np.ndarray, " m"], np.ndarray]]:
+    if space == "probabilities":
+        yield np.arange(store.n), store.features["mean_probabilities"]
+        return
+    last = store.plan.checkpoints[-1].id
+    scale = store.scale(last)
+    for segment in store.segments:
+        for places, arrays in segment.shards(last, _NAMES[space]):
+            examples, decoded = segment.offset + places, decode_arrays(arrays)
+            if space == "hidden":
+                yield examples, decoded["meta.pooled"]
+            else:
+                yield examples, _summed(Gradient.unpack(decoded)) * scale[examples, None]
+
+
+def _summed(gradient: Gradient) -> Float[np.ndarray, "m d"]:
+    """One vector per example: the sum of its rows, or the vector of the other layers."""
+    if gradient.rows is None:
+        assert gradient.dense is not None
+        return gradient.dense.v
+    rows = gradient.rows
+    found = np.zeros((len(rows), rows.rows.shape[1]))
+    filled = np.flatnonzero(np.diff(rows.indptr))
+    if len(filled):
+        found[filled] = np.add.reduceat(rows.rows, rows.indptr[filled], axis=0, dtype=np.float64)
+    return found
