@@ -31,6 +31,7 @@ PAGES = {
     "suspects": "/table?flag=yes&sort=score",
     "table": "/table",
     "example": "/example?id=csv.Sniffer",
+    "map": "/map",
     "groups": "/groups",
     "asked": "/asked",
     "about": "/about",
@@ -135,6 +136,8 @@ def main() -> None:
             page.goto(login)
             first, answer = ask(page, own, QUESTION)
             again = [ask(page, own, f"{QUESTION} {word}")[0] for word in ("or a float", "or none", "or a list")]
+            page.goto(f"{own}/map")
+            page.wait_for_selector(".wh-map", timeout=300_000)
             page.goto(f"{own}/test")
             page.wait_for_selector(".wh-confusion", timeout=300_000)
             pages = PAGES | {"answer": answer, "test-set": page.url.removeprefix(own)}

@@ -213,9 +213,7 @@ def test_shares_of_words_are_the_scores_of_an_index_split_by_hand(given):
         same[row] = False
         split: dict[str, float] = {}
         for other in np.flatnonzero(same).tolist():
-            hits = index.explain(
-                rows[other], label=rows[other].label, k=1, where={"id": rows[row].id}, baselines=False
-            )
+            hits = index.explain(rows[other], label=rows[other].label, k=1, where={"id": rows[row].id}, baselines=False)
             for hit in (*hits.proponents, *hits.opponents):
                 assert hit.id == rows[row].id
                 for pair in hit.words:
