@@ -2,14 +2,17 @@
 
     python benchmarks/readers.py sheets --data ../shared/data --cache CACHE --name now
     python benchmarks/readers.py sheets --data ../shared/data --cache CACHE --name before --command "OTHER"
+    python benchmarks/readers.py controls --cache CACHE
     python benchmarks/readers.py shuffle --cache CACHE
     python benchmarks/readers.py report --cache CACHE
 
 `sheets` makes three models by the command line alone, with what it ships: AG News and toxic tweets from scratch, and a
 small pretrained encoder fine-tuned on the tweets. It explains the first 15 wrong predictions of each. `--command` runs
-another checkout's command line on the same rows. `shuffle` mixes the sheets of all versions and writes them without
-their version, in one form: question, prediction and truth, five examples towards the prediction with their labels, and
-of each the three word pairs with the largest shares. Readers write one line per sheet into CACHE/reader-*.csv:
+another checkout's command line on the same rows. `controls` takes the same wrong predictions with other examples of the
+predicted class: drawn at random, and the nearest by TF-IDF, whose words are those that both share. `shuffle` mixes
+the sheets of all versions and writes them without their version, in one form: question, prediction and truth, five
+examples towards the prediction with their labels, and of each the three word pairs with the largest shares. Readers
+write one line per sheet into CACHE/reader-*.csv:
 `sheet,examples,words`, each 1 if it tells why the model predicted what it did, else 0. `report` counts.
 """
 
@@ -31,6 +34,9 @@ sys.path.append(str(Path(__file__).resolve().parent / "fidelity"))
 import data as sets
 
 WRONG, NAMED, WORDS = 15, 5, 3
+SPECIAL = "[special]"
+"""Tokens that are no words: every view shows them apart, as the whole sentence."""
+
 MODELS = ("agnews", "tweets", "encoder")
 
 
@@ -88,6 +94,48 @@ def answers_to(rows: list[dict[str, str]], k: int, command: str, folder: Path) -
     return [json.loads(line) for line in lines.splitlines() if line.strip()]
 
 
+def controls(cache: Path, name: str) -> None:
+    """Write the sheets of both controls for the wrong predictions of a version."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    made: dict[str, dict[str, list[dict[str, Any]]]] = {"random": {}, "search": {}}
+    generator = np.random.default_rng(0)
+    for model, answers in json.loads((cache / f"sheets-{name}.json").read_text(encoding="utf-8")).items():
+        rows = read_rows(cache / name / model / "train.csv")
+        vectorizer = TfidfVectorizer(sublinear_tf=True)
+        train = vectorizer.fit_transform([one["text"] for one in rows])
+        asked = vectorizer.transform([one["query"]["text"] for one in answers])
+        words = vectorizer.get_feature_names_out()
+        for at, answer in enumerate(answers):
+            same = np.flatnonzero([one["label"] == answer["query"]["predicted"] for one in rows])
+            near = np.asarray((train[same] @ asked[at].T).todense()).ravel()
+            chosen = {
+                "random": generator.choice(same, NAMED, replace=False),
+                "search": same[np.argsort(-near, kind="stable")[:NAMED]],
+            }
+            for kind, places in chosen.items():
+                hits = [
+                    {
+                        "text": rows[one]["text"],
+                        "label": rows[one]["label"],
+                        "words": shared(train[one], asked[at], words),
+                    }
+                    for one in places.tolist()
+                ]
+                made[kind].setdefault(model, []).append(answer | {"proponents": hits})
+    for kind, sheets in made.items():
+        (cache / f"sheets-{kind}.json").write_text(json.dumps(sheets), encoding="utf-8")
+
+
+def shared(one: Any, other: Any, words: np.ndarray) -> list[dict[str, Any]]:
+    """The words of both texts with their terms of the product."""
+    terms = one.multiply(other).tocoo()
+    return [
+        {"query_word": str(words[at]), "train_word": str(words[at]), "share": float(value)}
+        for at, value in zip(terms.col, terms.data, strict=True)
+    ]
+
+
 def sheet(answer: dict[str, Any]) -> str:
     """One wrong prediction as plain text, whatever version explained it."""
     query = answer["query"]
@@ -99,6 +147,7 @@ def sheet(answer: dict[str, Any]) -> str:
 
 
 def _words(pairs: Sequence[dict[str, Any]]) -> str:
+    pairs = [one for one in pairs if SPECIAL not in (one["query_word"], one["train_word"])]
     whole = sum(abs(one["share"]) for one in pairs)
     best = sorted(pairs, key=lambda one: -abs(one["share"]))[:WORDS]
     told = [
@@ -148,7 +197,7 @@ def counted(cache: Path) -> dict[str, Any]:
 def main() -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("sheets", "shuffle", "report"))
+    parser.add_argument("step", choices=("sheets", "controls", "shuffle", "report"))
     parser.add_argument("--cache", type=Path, required=True, help="folder of models, sheets and judgements")
     parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--name", default="now", help="name of the version")
@@ -165,6 +214,8 @@ def main() -> None:
             name: explained(name, args.command, args.cache / args.name / name, args.data, sizes) for name in args.models
         }
         (args.cache / f"sheets-{args.name}.json").write_text(json.dumps(found), encoding="utf-8")
+    elif args.step == "controls":
+        controls(args.cache, args.name)
     elif args.step == "shuffle":
         shuffle(args.cache)
     else:
