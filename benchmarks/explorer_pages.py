@@ -1,6 +1,6 @@
 """The pages of the explorer as a browser sees them: weights, first paint, time to the first answer, screenshots.
 
-    make demo && python benchmarks/explorer_pages.py --demo demo-out [--pictures docs/screens]
+    make demo && python benchmarks/explorer_pages.py --demo demo-out [--pictures docs/screens --page docs/screens.md]
 
 `proponent serve` runs as for users over a copy of the demo's index, with the held-out examples as its test set;
 Chromium opens each page in a fresh context at three widths, light and dark. Weights are the bytes of the bodies, not
@@ -92,7 +92,7 @@ def looked_at(browser: Browser, login: str, pages: dict[str, str], pictures: Pat
         for width, size in SIZES.items():
             for theme in THEMES:
                 page, figures = visit(browser, login, own + path, size, theme)
-                if pictures is not None:
+                if pictures is not None and name in KEPT:
                     target = pictures / f"{name}-{width}-{theme}.jpg"
                     page.screenshot(path=target, type="jpeg", quality=60, animations="disabled")
                 made.setdefault(name, {})[f"{width} {theme}"] = figures
@@ -115,11 +115,57 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+KEPT = {
+    "home": "Overview",
+    "suspects": "Suspects",
+    "answer": "An answer",
+    "test-set": "A test set",
+    "errors": "Behind the wrong predictions",
+    "map": "The map",
+    "example": "One example",
+}
+"""Pages whose pictures are kept."""
+
+
+def page_of(record: dict[str, Any], pictures: str) -> str:
+    """The page of the documentation: every kept picture, and the weights."""
+    lines = [
+        "# The explorer in pictures",
+        "",
+        "`benchmarks/explorer_pages.py` opens the pages over the demo in Chromium, at 360, 768 and 1,280 pixels, light "
+        "and dark, each in a fresh context; nothing runs over the edge of any of them. It writes this page and its "
+        f"[record](../benchmarks/results/{record['date']}-explorer-pages.json).",
+        "",
+    ]
+    for name, title in KEPT.items():
+        others = [f"[{width} {theme}]({pictures}/{name}-{width}-{theme}.jpg)" for width in SIZES for theme in THEMES]
+        lines += [f"## {title}", "", f"![{title}]({pictures}/{name}-1280-light.jpg)", "", ", ".join(others), ""]
+    lines += [
+        "## Weights and times",
+        "",
+        "The page, and all that a first visit loads (style, scripts, icon), not compressed; first paint: a median.",
+        "",
+        "| page | KB | first visit KB | first paint ms |",
+        "|---|---|---|---|",
+    ]
+    for name, one in record["pages"].items():
+        lines.append(f"| {name} | {one['page_kb']} | {one['all_kb']} | {one['first_paint_ms']} |")
+    lines += [
+        "",
+        f"`proponent serve` prints its address after {record['serve_seconds']} s. The first question, whose process "
+        f"has to import torch and load the model, is answered after {record['first_answer_seconds']} s, the next after "
+        f"{record['next_answer_seconds']} s (from the click to the answer on the screen).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("demo-out"), help="folder of the demo")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures")
+    parser.add_argument("--page", type=Path, help="page of the documentation that shows the pictures")
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     args = parser.parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -157,6 +203,9 @@ def main() -> None:
         "pages": summary(found),
     }
     harness.write_record(args.out, "explorer-pages", record)
+    if args.page is not None:
+        folder = args.pictures.relative_to(args.page.parent)
+        args.page.write_text(page_of(record | {"date": harness.today()}, folder.as_posix()), encoding="utf-8")
 
 
 if __name__ == "__main__":

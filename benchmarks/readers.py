@@ -21,6 +21,7 @@ import csv
 import json
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -174,15 +175,30 @@ def shuffle(cache: Path) -> None:
     write_rows(cache / "key.csv", key)
 
 
-def counted(cache: Path) -> dict[str, Any]:
-    """How many sheets tell why, by version and model, as each reader says and as all agree."""
-    key = {one["sheet"]: one for one in read_rows(cache / "key.csv")}
-    read = {
+def judgements(cache: Path) -> dict[str, dict[str, dict[str, str]]]:
+    """What the readers say, by reader and sheet."""
+    found = {
         path.stem.removeprefix("reader-"): {one["sheet"]: one for one in read_rows(path)}
         for path in sorted(cache.glob("reader-*.csv"))
     }
-    if not read:
+    if not found:
         raise SystemExit(f"no reader-*.csv in {cache}: sheet,examples,words")
+    return found
+
+
+def agreed(cache: Path) -> dict[str, float]:
+    """Share of the sheets of which all readers say the same."""
+    read = list(judgements(cache).values())
+    return {
+        kind: round(statistics.mean(len({one[sheet][kind] for one in read}) == 1 for sheet in read[0]), 3)
+        for kind in ("examples", "words")
+    }
+
+
+def counted(cache: Path) -> dict[str, Any]:
+    """How many sheets tell why, by version and model, as each reader says and as all agree."""
+    key = {one["sheet"]: one for one in read_rows(cache / "key.csv")}
+    read = judgements(cache)
     made: dict[str, Any] = {}
     for number, one in key.items():
         place = made.setdefault(one["version"], {}).setdefault(one["model"], {})
@@ -219,7 +235,12 @@ def main() -> None:
     elif args.step == "shuffle":
         shuffle(args.cache)
     else:
-        record = {"benchmark": "readers", "settings": {"wrong": WRONG, "named": NAMED}, "told": counted(args.cache)}
+        record = {
+            "benchmark": "readers",
+            "settings": {"wrong": WRONG, "named": NAMED},
+            "told": counted(args.cache),
+            "agreed": agreed(args.cache),
+        }
         harness.write_record(args.out, "readers", record)
 
 
