@@ -393,6 +393,8 @@ def render(source: str, **context: object) -> str:
 def test_names_of_parts_differ_between_plots() -> None:
     one = Plot((Band("a", (1.0,), (1.0,)),), "x", "y")
     assert key(one) == key(replace(one))
-    assert key(one) != key(replace(one, x_name="z"))
+    assert key(one) == key(replace(one, x_name="z")), "no text of the data stands in an attribute"
+    assert key(one) != key(replace(one, curves=(Band("a", (1.0,), (2.0,)),)))
+    assert key(one) != key(replace(one, curves=one.curves * 2))
     assert re.fullmatch(r"wh-plot-[0-9a-f]{16}", key(one))
     assert PLOT_HEIGHT < PLOT_WIDTH

@@ -126,7 +126,7 @@ def test_an_example_and_the_hits_of_an_answer_stand_out(browser: Browser) -> Non
     (url,) = re.findall(r'href="(/map\?[^"]+)">On the map', browser.get(f"/example?id={identity}").text)
     page = browser.finished(url.replace("&amp;", "&"))
     assert page.text.count('class="wh-lit wh-lit-one"') == 1
-    assert f'<a href="/example?in=news&amp;id={identity}" aria-label="example {identity}">' in page.text
+    assert f'<a href="/example?in=news&amp;id={identity}"><title>example {identity}</title>' in page.text
     answer = browser.ask("The bank said shares fell", k=3)
     (url,) = re.findall(r'href="(/map\?[^"]+)">These examples on the map', answer.text)
     page = browser.finished(url.replace("&amp;", "&"))

@@ -1,9 +1,9 @@
 """Axes that all plots share: the frame of a drawing, round ticks, and places of values."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, cast
 
 import xxhash
 
@@ -69,8 +69,22 @@ def round_values(low: float, high: float, most: int = 5) -> tuple[float, ...]:
 
 
 def key(plot: object) -> str:
-    """A name for the parts of a drawing, the same for the same drawing and different beside any other."""
-    return f"wh-plot-{xxhash.xxh3_64_hexdigest(repr(plot).encode('utf-8', 'backslashreplace'))}"
+    """A name for the parts of a drawing, made of its numbers alone: no text of the data stands in an attribute."""
+    return f"wh-plot-{xxhash.xxh3_64_hexdigest(repr([*_numbers(plot)]).encode())}"
+
+
+def _numbers(part: object) -> Iterator[object]:
+    """All numbers of a drawing, and where its parts begin."""
+    if isinstance(part, tuple):
+        yield len(cast("tuple[object, ...]", part))
+        for one in cast("tuple[object, ...]", part):
+            yield from _numbers(one)
+    elif is_dataclass(part):
+        yield type(part).__name__
+        for one in fields(part):
+            yield from _numbers(getattr(part, one.name))
+    elif not isinstance(part, str):
+        yield part
 
 
 def points(places: Sequence[tuple[float, float]]) -> str:

@@ -47,7 +47,7 @@ class AskScreen(Screen):
     answer: Annotated[Explanation | None, "the answer; None when the question was not asked yet"] = None
     sharing: Annotated[int, "hits that share the word of the filter"] = 0
     groups: Annotated[str, "URL of the sums by label; empty without an answer"] = ""
-    on_map: Annotated[Link | None, "the map on which the hits of the answer stand out; None without one"] = None
+    located: Annotated[Link | None, "the map on which the hits of the answer stand out; None without one"] = None
     problem: Annotated[str, "why new texts cannot be asked; empty when they can"] = ""
     recent: Annotated[tuple[PastQuestion, ...], "questions that were asked before, latest first"] = ()
     n_examples: Annotated[int, "training examples of the index"] = 0
@@ -115,7 +115,7 @@ def ask_screen(
         sharing=sum(hit.shares(state.word) for hit in (*kept.answer.proponents, *kept.answer.opponents)),
         exports=file_links(state, "answer", ANSWER_FILES),
         groups=state.url("/groups", word=""),
-        on_map=Link("These examples on the map", answer_on_map(state)),
+        located=Link("These examples on the map", answer_on_map(state)),
         seconds=kept.seconds,
         pick=pick(kept.answer, asked, shown.name) if shown.language else None,
     )

@@ -49,7 +49,7 @@ class ExampleScreen(Screen):
     alive: Annotated[bool, "whether it may be a hit: it has a gradient and was not deleted"]
     turns: Annotated[tuple[TurnView, ...], "turns of a conversation; empty for a text"]
     counted: Annotated[str, "how the turns that count are known; empty for a text"]
-    on_map: Annotated[Link, "the map on which it stands out"]
+    located: Annotated[Link, "the map on which it stands out"]
     place: Annotated[ListPlace | None, "where it stands in the list that it was opened from; None without one"]
 
     @property
@@ -99,7 +99,7 @@ def example_screen(shown: OpenIndex, state: ListedState) -> ExampleScreen:
         n_questions=len(shown.questions.list()),
         nearest=tuple((other, alike) for other, (_, alike) in zip(others, near, strict=True)),
         ask=question.url("/ask"),
-        on_map=Link("On the map", MapState(index=(shown.name,), id=identity).url("/map")),
+        located=Link("On the map", MapState(index=(shown.name,), id=identity).url("/map")),
         alive=bool(table.alive[place]),
         turns=counted_turns(content, shown.plan.counting),
         counted=COUNTED if content is not None and shown.plan.counting is not None else "",
