@@ -38,6 +38,7 @@ from proponent.views.scatter import (
     Kinds,
     cells_of,
     influence_kinds,
+    plain_kinds,
     scatter,
 )
 
@@ -100,6 +101,30 @@ def test_bins_count_every_score_once(rows: list[tuple[float, bool]]) -> None:
     for bar in plot.bars:
         assert 0 <= bar.x <= bar.x + bar.width <= PLOT_WIDTH
         assert TOP <= bar.y <= bar.part_y <= BOTTOM
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.3, 0.1 + 0.2],
+        [0.5, 0.5 + 2e-16, 0.5 + 4e-16],
+        [1e20, 1e20 + 16384],
+        [-1e299, 1e299],
+        [5e-324, 0.0],
+        [2.0] * 5,
+    ],
+)
+def test_scores_that_differ_by_rounding_or_by_everything_are_counted(values: list[float]) -> None:
+    plot = histogram(values, title="t", value_name="v")
+    assert plot is not None
+    assert sum(one.count for one in plot.bins) == len(values)
+    assert all(math.isfinite(one.place) for one in (*plot.ticks, *plot.places))
+
+
+def test_scores_beyond_any_axis_are_left_out() -> None:
+    plot = histogram([-1e308, 1e308, 1.0], title="t", value_name="v")
+    assert plot is not None
+    assert (sum(one.count for one in plot.bins), plot.left_out) == (1, 2)
 
 
 def test_heights_are_those_of_the_counts() -> None:
@@ -214,6 +239,13 @@ def test_an_answer_shows_its_parts_by_checkpoint() -> None:
         assert "Influence by checkpoint" not in str(fragment(cut))
 
 
+@pytest.mark.parametrize("parts", [(1.7e308,) * 3, (math.inf, -math.inf, 0.0), (math.nan,) * 3, (5e-324,) * 3])
+def test_parts_of_any_size_are_drawn(parts: tuple[float, ...]) -> None:
+    answer = make_answer()
+    hits = tuple(replace(hit, by_checkpoint=parts) for hit in answer.proponents)
+    assert "Influence by checkpoint" in document(replace(answer, proponents=hits))
+
+
 def test_parts_by_checkpoint_are_the_scores_of_each_checkpoint_alone(news: tiny.Tiny) -> None:
     """A slow count from the stored gradients: the sum over checkpoints of weight times product, example by example."""
     index = proponent.open(news.index)
@@ -270,6 +302,11 @@ def test_a_map_draws_a_sample_and_counts_everything() -> None:
     assert (columns[~known] == -1).all()
     assert columns.max() == COLUMNS - 1
     assert rows.max() == ROWS - 1
+
+
+def test_a_map_without_any_place_says_so() -> None:
+    plot = scatter(np.full((3, 2), np.nan), plain_kinds(3), title="t", x_name="x", y_name="y")
+    assert plot.description.endswith("no example has a place")
 
 
 def test_cells_are_where_their_marks_are() -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ from proponent.cli.options import AggregateOptions
 from proponent.errors import DamagedError, InputError, LabelError
 from proponent.index.grouping import Aggregate
 from proponent.local_sockets import LineError, Lines, connect, find, is_private, listen
-from proponent.web import model_worker, running, terminal_questions
+from proponent.web import model_process, model_worker, running, terminal_questions
+from proponent.web.jobs import ExplainJob
 from proponent.web.model_worker import ModelWorker
 from proponent.web.running import NotAnsweredError, RunningExplorer, facts, stamp_of
 from proponent.web.terminal_questions import TerminalQuestions
@@ -326,6 +328,40 @@ def test_a_run_that_changed_is_refused_as_alone(
     browser.close()
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "run/seed-1/checkpoint-10/model.safetensors",
+        "run/seed-1/checkpoint-10/chat_template.jinja",
+        "run/vocab.txt",
+        "tokenizer/tokenizer.model",
+        "reference/model.safetensors",
+        "joined/modeling_own.py",
+    ],
+)
+def test_every_file_of_a_run_is_watched(tmp_path: Path, changed: str) -> None:
+    checkpoint = tmp_path / "run" / "seed-1" / "checkpoint-10"
+    for folder in (checkpoint, *(tmp_path / name for name in ("tokenizer", "reference", "joined"))):
+        folder.mkdir(parents=True)
+    run = SimpleNamespace(
+        path=tmp_path / "run",
+        checkpoints=(SimpleNamespace(path=checkpoint),),
+        later=(),
+        joined=(tmp_path / "joined",),
+        tokenizer_folder=tmp_path / "run",
+        named_tokenizer=str(tmp_path / "tokenizer"),
+        info=SimpleNamespace(adapter=False, base=None),
+        task=SimpleNamespace(reference=str(tmp_path / "reference")),
+    )
+    index = SimpleNamespace(run=run)
+    before = model_process._run_files(index)
+    (tmp_path / changed).write_text("one")
+    after = model_process._run_files(index)
+    assert after != before
+    (tmp_path / changed).write_text("another")
+    assert model_process._run_files(index) != after
+
+
 def test_an_unfinished_index_is_opened_here(index: Path, server: Browser) -> None:
     (index / "manifest.json").unlink()
     with pytest.raises(NotAnsweredError, match=r"^$"):
@@ -387,6 +423,33 @@ def test_a_question_that_nobody_waits_for_any_more_is_dropped(
         assert job.state == "waiting"
     assert asker.wait(job, 20.0)
     assert (job.state, job.error) == ("failed", "the question was cancelled")
+
+
+def test_an_answer_that_nobody_waits_for_is_not_kept(server: Browser) -> None:
+    asker = server.explorer.asker
+    job = ExplainJob("1", {}, server.open_indexes.get("").source)
+    job.state = "running"
+    asker.withdraw(job)
+    assert job.state == "running"
+    assert job.take({"answer": "large"})
+    assert job.reply == {}
+
+
+def test_a_connection_that_cannot_be_taken_is_no_busy_loop(server: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, paused = TerminalQuestions(server.open_indexes, server.explorer.asker), list[float]()
+
+    class Full(socket.socket):
+        def accept(self) -> tuple[socket.socket, Any]:
+            raise OSError("too many open files")
+
+    def pause(seconds: float) -> None:
+        paused.append(seconds)
+        made._closed = len(paused) == 3
+
+    monkeypatch.setattr(terminal_questions.time, "sleep", pause)
+    with Full() as full:
+        made._accept(full, "")
+    assert paused == [terminal_questions.PAUSE_SECONDS] * 3
 
 
 def test_a_few_connections_at_a_time(server: Browser, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -611,6 +674,9 @@ def test_a_socket_of_a_process_that_was_killed_is_passed_over_and_removed(
     bound.close()
     (sockets / f"{name}-x.sock").write_text("a file")
     (sockets / "note.txt").write_text("of the user")
+    elsewhere = f"{'0' * 8}-{name.partition('-')[2]}-{ended.pid}.sock"  # of a machine that shares the home
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(sockets / elsewhere))
     with pytest.raises(NotAnsweredError, match=r"^$"):
         RunningExplorer(index, OPTIONS).check_label("World")
     alive = socket.socket(socket.AF_UNIX)
@@ -620,7 +686,7 @@ def test_a_socket_of_a_process_that_was_killed_is_passed_over_and_removed(
     assert made is not None
     assert not left.exists()
     kept = {one.name for one in sockets.iterdir()}
-    assert kept == {f"{name}-x.sock", "note.txt", f"{name}-{ended.pid + 1_000_000_000}.sock", made[1].name}
+    assert kept == {f"{name}-x.sock", "note.txt", elsewhere, f"{name}-{ended.pid + 1_000_000_000}.sock", made[1].name}
     for one in (alive, made[0]):
         one.close()
 

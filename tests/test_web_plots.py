@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -165,6 +167,32 @@ def test_a_map_is_computed_in_the_background_and_once(
     assert made.get("/table?area=hidden+3+4").status == 200
     assert calls == ["hidden"]
     made.close()
+
+
+def test_a_map_that_failed_for_a_passing_reason_is_computed_again(
+    news: tiny.Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = list[str]()
+
+    def first_without_memory(store: Store, space: str) -> object:
+        calls.append(space)
+        if len(calls) == 1:
+            raise MemoryError
+        return example_map(store, space)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(maps, "example_map", first_without_memory)
+    monkeypatch.setattr(maps, "PATIENCE", 60.0)
+    made = maps.Maps(Store(news.index))
+    with pytest.raises(MemoryError):
+        made.get("hidden")
+    assert made.get("hidden") is not None
+    assert made.get("hidden") is not None
+    assert len(calls) == 2
+
+
+def test_the_end_of_a_process_does_not_wait_for_a_map() -> None:
+    code = "import threading; from proponent.web.slots import later; later(threading.Event().wait); later(print, 1)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ MOST_BYTES = 64 * 2**20
 LONGEST_NAME = 107
 """Maximum bytes of the path of a socket: the system allows 108, with a zero at the end."""
 
-NAME_BYTES = 32
+NAME_BYTES = 48
 """Of them those of its own name."""
 
 _PEER = getattr(socket, "SO_PEERCRED", None)  # Linux; elsewhere nobody is known at the other end
@@ -69,8 +69,11 @@ def is_private(folder: Path) -> bool:
 
 def name_of(subject: Path) -> str:
     """How the names of all sockets about a folder begin; homes may be shared by several machines."""
-    spelled = os.fsencode(platform.node()) + b"\0" + os.fsencode(os.path.realpath(subject))
-    return hashlib.sha256(spelled).hexdigest()[:16]
+    return f"{_machine()}-{hashlib.sha256(os.fsencode(os.path.realpath(subject))).hexdigest()[:16]}"
+
+
+def _machine() -> str:
+    return hashlib.sha256(os.fsencode(platform.node())).hexdigest()[:8]
 
 
 def find(subject: Path) -> Iterator[Path]:
@@ -127,8 +130,8 @@ def _own_folder() -> Path:
 
 
 def _remove_left_over(folder: Path) -> None:
-    """Remove sockets of processes that ended by force: nobody listens, and there is no such process."""
-    for path in folder.glob(f"*{SUFFIX}"):
+    """Remove sockets of processes of this machine that ended by force: nobody listens, there is no such process."""
+    for path in folder.glob(f"{_machine()}-*{SUFFIX}"):
         number = path.stem.rpartition("-")[2]
         if not number.isdecimal() or _lives(int(number)):
             continue

@@ -14,6 +14,9 @@ BINS = 20
 CROWDED = 60
 """How many times larger than the smallest bar the largest may be before the axis of counts becomes logarithmic."""
 
+LARGEST = 1e300
+"""Magnitude from which a score counts as infinite: the width of an axis must be a number."""
+
 _LEAST = 0.5
 """Count at the foot of a logarithmic axis: a bar of one example is still seen."""
 
@@ -145,7 +148,7 @@ def histogram(
 ) -> Histogram | None:
     """Count all finite scores; None without any. Without `between`, the bins span the scores."""
     values = np.asarray(scores, dtype=np.float64)
-    good = np.isfinite(values)
+    good = np.isfinite(values) & (np.abs(values) < LARGEST)
     if not good.any():
         return None
     chosen = np.zeros(len(values), dtype=np.bool_) if part is None else np.asarray(part, dtype=np.bool_)

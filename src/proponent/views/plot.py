@@ -1,6 +1,5 @@
 """A plot of curves, with bands or without, in drawing coordinates."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -98,7 +97,7 @@ class Plot:
     def _cells(self, one: Band) -> tuple[str, ...]:
         places = {x: at for at, x in enumerate(one.x)}
         cells = tuple(_cell(one, places.get(x)) for x in self._xs)
-        return (*cells, f"{math.fsum(one.y):.4g}") if self.sum_name else cells
+        return (*cells, f"{sum(one.y):.4g}") if self.sum_name else cells
 
     @property
     def _chosen(self) -> tuple[Band, ...]:

@@ -144,7 +144,9 @@ class Scatter:
     def description(self) -> str:
         """Kinds, marks and the fullest cell in words."""
         kinds = ", ".join(f"{clip(one.name, 40)} {one.count:,}" for one in self.kinds)
-        fullest = max(self.cells, key=lambda one: one.count)
+        fullest = max(self.cells, key=lambda one: one.count, default=None)
+        if fullest is None:
+            return f"{kinds}; no example has a place"
         return f"{kinds}; {self.drawn_words}; the fullest cell, {fullest.name}, holds {fullest.count:,}"
 
 

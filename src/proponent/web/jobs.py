@@ -76,6 +76,7 @@ class ExplainJob(Job):
     asked: Mapping[str, Any]
     source: IndexSource
     reply: dict[str, Any] = field(default_factory=dict[str, Any])
+    unwanted: bool = False  # whoever asked is gone
 
     @property
     def request(self) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class ExplainJob(Job):
 
     def take(self, reply: Mapping[str, Any]) -> bool:
         """Take the process's reply; whether the job is done."""
-        self.reply = dict(reply)
+        self.reply = {} if self.unwanted else dict(reply)
         return True
 
 

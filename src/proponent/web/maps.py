@@ -1,7 +1,7 @@
 """Maps of the examples of an index: each is computed once, in the background, and kept while the index is open."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Lock
 from typing import Any, cast
 
@@ -54,10 +54,12 @@ class Maps:
             if name not in self._begun:
                 self._begun[name] = later(work)
             begun = self._begun[name]
-        try:
-            return begun.result(PATIENCE)
-        except TimeoutError:
+        if not wait([begun], PATIENCE).done:
             return None
+        if not isinstance(begun.exception(), InputError | None):  # no fault of the index: the next page tries again
+            with self._lock:
+                self._begun.pop(name, None)
+        return begun.result()
 
 
 def area_name(space: str, column: int, row: int) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -79,27 +79,29 @@ def _opened(asked: dict[str, Any], held: Held, tell: Tell) -> tuple[Any, Any]:
     from proponent.index.group_columns import group_columns
 
     path, root, options = asked["index"], asked["root"], asked["options"]
-    if path not in held or held[path][0] != root or not root or held[path][3] != _run_files(held[path][1], options):
+    if path not in held or held[path][0] != root or not root or held[path][3] != _run_files(held[path][1]):
         tell({"stage": "opening the index"})
         held.pop(path, None)  # two models may be too much
         opened = open_index(path, **options)
         columns = group_columns(opened.store) | data_columns(opened.store)
-        held[path] = (root, opened, columns, _run_files(opened, options))
+        held[path] = (root, opened, columns, _run_files(opened))
     return held[path][1:3]
 
 
-def _run_files(index: Any, options: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    """Names, times and sizes of the files of a run: another run in its place is checked as a new one."""
-    plan = index.store.plan
-    named = options.get("run") or plan.joined or plan.run
-    folders = [named] if isinstance(named, str | Path) else [*named]
-    folders += [base] if (base := options.get("base") or plan.base) else []
+def _run_files(index: Any) -> list[tuple[str, int, int]]:
+    """Names, times and sizes of all files that a run is read from: another run in its place is checked as a new one."""
+    from proponent.models.adapters import base_of
+
+    run = index.run
+    places = [one.path for one in (*run.checkpoints, *run.later)]
+    base = base_of(places[-1], run.info.base).name if run.info.adapter else run.task.reference
+    named = [Path(one) for one in (base, run.named_tokenizer) if one is not None]
+    folders = {run.path, run.tokenizer_folder, *run.joined, *places, *(one.parent for one in places), *named}
     found: list[tuple[str, int, int]] = []
     for folder in folders:
-        for pattern in ("*.safetensors", "*.json", "checkpoint-*/*.safetensors", "checkpoint-*/*.json"):
-            with suppress(OSError):
-                states = [(str(path), path.stat()) for path in Path(folder).glob(pattern)]
-                found += [(name, state.st_mtime_ns, state.st_size) for name, state in states]
+        with suppress(OSError):  # a name on a hub is no folder
+            states = [(str(path), path.stat()) for path in folder.iterdir() if path.is_file()]
+            found += [(name, state.st_mtime_ns, state.st_size) for name, state in states]
     return sorted(found)
 
 

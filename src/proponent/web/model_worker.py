@@ -76,9 +76,10 @@ class ModelWorker:
         with self._changed:
             return self._changed.wait_for(lambda: job.state in {"done", "failed"}, seconds)
 
-    def withdraw(self, job: AnyJob) -> None:
-        """Drop a job that waits; one that runs is let be, so that the model stays loaded."""
+    def withdraw(self, job: ExplainJob) -> None:
+        """Drop a job that waits; one that runs is let be, so that the model stays loaded, and its answer dropped."""
         with self._changed:
+            job.unwanted, job.reply = True, {}
             if job.state == "waiting":
                 job.state, job.error, job.ended = "failed", CANCELLED, time.monotonic()
 

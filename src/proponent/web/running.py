@@ -52,7 +52,8 @@ def facts(options: Mapping[str, Any], stamp: tuple[int, int, int]) -> dict[str, 
         value = options.get(name, default)
         option = "--" + name.replace("_", "-")
         found[option] = os.path.realpath(value) if name in {"run", "base"} and value is not None else value
-    return found | {name: os.environ.get(name) for name in NUMBERS_DEPEND_ON}
+    found |= {name: os.environ.get(name) for name in NUMBERS_DEPEND_ON}
+    return found | {"number of processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None}
 
 
 def stamp_of(folder: Path) -> tuple[int, int, int]:

@@ -4,10 +4,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from functools import cache
-from typing import ParamSpec, TypeVar
+from functools import cache, partial
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
 
 from proponent.errors import InputError
 
@@ -70,17 +71,41 @@ class Slots:
 
 def in_background(work: Callable[P, Result], *args: P.args, **options: P.kwargs) -> Result:
     """Work in one thread that leaves the processors to others; for work in Arrow, which leaves them the interpreter."""
-    return _background("background").submit(work, *args, **options).result()
+    return _background("background").submit(partial(work, *args, **options)).result()
 
 
 def later(work: Callable[P, Result], *args: P.args, **options: P.kwargs) -> Future[Result]:
     """Begin work of many seconds in a thread of its own kind, for which nobody waits; one at a time."""
-    return _background("later").submit(work, *args, **options)
+    return _background("later").submit(partial(work, *args, **options))
+
+
+class _Background:
+    """One thread, which the end of the process does not wait for (that of an executor it would)."""
+
+    def __init__(self, name: str) -> None:
+        self._asked = SimpleQueue[tuple[Future[Any], Callable[[], Any]]]()
+        threading.Thread(target=self._run, daemon=True, name=name).start()
+
+    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+        """Work as soon as what was asked before is done."""
+        made = Future[Result]()
+        self._asked.put((made, work))
+        return made
+
+    def _run(self) -> None:
+        _step_back()
+        while True:
+            made, work = self._asked.get()
+            try:
+                made.set_result(work())
+            except BaseException as error:  # belongs to whoever asks for the result
+                made.set_exception(error)
+            del made, work  # what was computed is not kept while nothing is asked
 
 
 @cache
-def _background(name: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, name, _step_back)
+def _background(name: str) -> _Background:
+    return _Background(name)
 
 
 def _step_back() -> None:

@@ -7,6 +7,7 @@ pages do, and nothing is stored.
 
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,9 @@ MOST_REQUEST = 4 * 2**20
 READ_SECONDS = 10.0
 BEAT_SECONDS = 1.0
 """Seconds between two signs of life, while a question is answered."""
+
+PAUSE_SECONDS = 0.5
+"""Seconds after a connection that could not be taken."""
 
 Reply = dict[str, Any]
 
@@ -75,11 +79,16 @@ class TerminalQuestions:
             except OSError:
                 if self._closed:
                     return
+                time.sleep(PAUSE_SECONDS)  # such as too many open files: the next attempt would fail at once
                 continue
             if not self._places.acquire(blocking=False):
                 connection.close()
                 continue
-            threading.Thread(target=self._serve, args=(connection, name), daemon=True, name="terminal").start()
+            try:
+                threading.Thread(target=self._serve, args=(connection, name), daemon=True, name="terminal").start()
+            except RuntimeError:  # no more threads
+                self._places.release()
+                connection.close()
 
     def _serve(self, connection: socket.socket, name: str) -> None:
         """Answer one question."""

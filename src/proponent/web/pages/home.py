@@ -98,8 +98,8 @@ def _labels(shown: OpenIndex) -> Distribution | None:
         rows=tuple(
             replace(
                 one,
-                url=url("/table", label=(one.name,)) if one.given else "",
-                predicted_url=url("/table", predicted=(one.name,)) if one.predicted else "",
+                url=url("/table", label=(one.name,)) if one.given and one.name else "",
+                predicted_url=url("/table", predicted=(one.name,)) if one.predicted and one.name else "",
             )
             for one in found.rows
         ),
