@@ -246,23 +246,30 @@ def test_parts_of_any_size_are_drawn(parts: tuple[float, ...]) -> None:
     assert "Influence by checkpoint" in document(replace(answer, proponents=hits))
 
 
-def test_parts_by_checkpoint_are_the_scores_of_each_checkpoint_alone(news: tiny.Tiny) -> None:
-    """A slow count from the stored gradients: the sum over checkpoints of weight times product, example by example."""
-    index = proponent.open(news.index)
-    answer = index.explain("The bank said shares fell", k=5)
-    plot, store = answer.by_checkpoint, index.store
+@pytest.mark.parametrize("method", ["tracin-we", "tracin-we-topk", "grad-cos"])
+def test_parts_are_the_scores_of_indexes_of_one_checkpoint(news: tiny.Tiny, tmp_path: Path, method: str) -> None:
+    """An index of one checkpoint knows no other: its scores are what this checkpoint adds to the sum."""
+    asked = ["The bank said shares fell"]
+    index = proponent.build(news.run, news.data, tmp_path / "all.index", method, quiet=True)
+    answer = index.explain(asked[0], k=5)
+    label, plot = answer.query.label, answer.by_checkpoint
+    assert label is not None
     assert plot is not None
-    whole = index.scores(["The bank said shares fell"], [answer.query.label])[0]
-    size = float(np.abs(whole).max())
-    for hit in (*answer.proponents, *answer.opponents):
-        place = store.examples["id"].index(hit.id)
-        assert math.fsum(hit.by_checkpoint) == pytest.approx(hit.score, rel=1e-5, abs=1e-7 * size)
-        assert hit.score == pytest.approx(float(whole[place]), rel=1e-5, abs=1e-6 * size)
-    sums = {row[0]: float(row[1][-1]) for row in plot.rows}
+    weights, alone = [one.weight for one in index.store.plan.checkpoints], list[np.ndarray]()
+    for one, weight in zip(index.store.plan.checkpoints, weights, strict=True):
+        folder = tmp_path / f"{one.id.step}.index"
+        single = proponent.build(news.run, news.data, folder, method, steps=[one.id.step], quiet=True)
+        assert len(single.store.plan.checkpoints) == 1
+        alone.append(single.scores(asked, [label])[0] * weight / single.store.plan.checkpoints[0].weight)
+    assert len(alone) == 2
+    ids, size = index.store.examples["id"], float(np.abs(alone).max())
+    curves = {one.name.partition(":")[0]: one.y for one in plot.curves}
     for word, side in (("helped", answer.proponents), ("hurt", answer.opponents)):
         for hit in side:
-            name = next(one for one in sums if one.startswith(f"{word} {hit.rank}:"))
-            assert sums[name] == pytest.approx(hit.score, rel=1e-3)
+            parts = curves[f"{word} {hit.rank}"]
+            expected = [float(one[ids.index(hit.id)]) for one in alone]
+            assert parts == pytest.approx(expected, rel=1e-4, abs=1e-6 * size)
+            assert math.fsum(parts) == pytest.approx(hit.score, rel=1e-5, abs=1e-12 * size)
 
 
 # Maps.
