@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from proponent.store import Store
 from proponent.views.axes import BOTTOM, PLOT_HEIGHT, PLOT_WIDTH, TOP, Scale, key, round_values
 from proponent.views.distribution import MOST_CLASSES, Distribution
 from proponent.views.example_map import MapReport
-from proponent.views.histogram import BINS, flagged_scores, histogram
+from proponent.views.histogram import BINS
 from proponent.views.page import Limits, document, environment, fragment
 from proponent.views.plot import Band, Plot
 from proponent.views.scatter import (
@@ -41,6 +42,7 @@ from proponent.views.scatter import (
     plain_kinds,
     scatter,
 )
+from proponent.views.score_counts import flagged_scores, histogram
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 HOSTILE = '</svg><script>alert(1)</script>"><img src=x onerror=alert(1)>'

@@ -738,18 +738,20 @@ def test_lines_have_a_limit_in_bytes_and_seconds() -> None:
 def test_explain_and_serve_as_commands(index: Path, home: Path) -> None:
     words = [sys.executable, "-m", "proponent.cli", "serve", str(index), "--port", "0", "--quiet"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline().startswith("http://127.0.0.1:")
-        assert len(list(find(index))) == 1
-        script = (
-            "import sys\nfrom proponent.cli import main\n"
-            f"try: main(['explain', {str(index)!r}, {QUERY!r}, '--json'])\n"
-            "except SystemExit as end: print(end.code, *[one for one in ('torch', 'transformers', 'numpy', 'pyarrow', "
-            "'scipy', 'sklearn', 'starlette', 'uvicorn') if one in sys.modules], file=sys.stderr)"
-        )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        assert done.stderr == f"{ANSWERED}0\n"
-        server.send_signal(signal.SIGTERM)
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline().startswith("http://127.0.0.1:")
+            assert len(list(find(index))) == 1
+            script = (
+                "import sys\nfrom proponent.cli import main\n"
+                f"try: main(['explain', {str(index)!r}, {QUERY!r}, '--json'])\n"
+                "except SystemExit as end: print(end.code, *[one for one in ('torch', 'transformers', 'numpy', "
+                "'pyarrow', 'scipy', 'sklearn', 'starlette', 'uvicorn') if one in sys.modules], file=sys.stderr)"
+            )
+            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+            assert done.stderr == f"{ANSWERED}0\n"
+        finally:
+            server.send_signal(signal.SIGTERM)  # also after a failure: the end of the block waits for it
     assert list((home / "proponent" / "sockets").iterdir()) == []
     answer = json.loads(done.stdout)
     alone = proponent.open(index).explain(QUERY).to_dict()

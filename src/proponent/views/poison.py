@@ -8,7 +8,7 @@ from rich.console import Console
 from proponent.views.acting import ActionReport
 from proponent.views.data_frames import frame_of_columns
 from proponent.views.evaluation import Figure, print_report
-from proponent.views.histogram import Histogram, flagged_scores
+from proponent.views.histogram import Histogram
 from proponent.views.tables import print_table
 from proponent.views.text_marks import clip
 
@@ -83,6 +83,8 @@ class PoisonReport(ActionReport):
     @property
     def scores(self) -> Histogram | None:
         """Rows by suspicion; None without rows."""
+        from proponent.views.score_counts import flagged_scores
+
         flags = [one.flagged for one in self.suspects]
         return flagged_scores([one.suspicion for one in self.suspects], flags, "suspicion", between=None, low=False)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from proponent.views.data_frames import frame_of_columns
-from proponent.views.histogram import Histogram, flagged_scores
+from proponent.views.histogram import Histogram
 from proponent.views.page import Page
 from proponent.views.text_marks import clip
 
@@ -68,6 +68,8 @@ class RowReport(Page):
     @property
     def scores(self) -> Histogram | None:
         """Rows by suspicion; None without rows."""
+        from proponent.views.score_counts import flagged_scores
+
         flags = [row.flagged for row in self.rows]
         return flagged_scores([row.suspicion for row in self.rows], flags, "suspicion", low=False)
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from proponent.views.distribution import Distribution
 from proponent.views.explanation import Explanation
-from proponent.views.histogram import Histogram, flagged_scores
+from proponent.views.histogram import Histogram
 from proponent.views.page import Page
 from proponent.views.text_marks import clip
 
@@ -56,6 +56,8 @@ class LabelReport(Page):
     @property
     def scores(self) -> Histogram | None:
         """Rows by label score; None without rows."""
+        from proponent.views.score_counts import flagged_scores
+
         flags = [row.is_label_issue for row in self.rows]
         return flagged_scores([row.label_score for row in self.rows], flags, "label score", low=True)
 

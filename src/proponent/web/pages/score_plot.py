@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from proponent.actions.decisions import Decision
-from proponent.views.histogram import Histogram, ScoreBin, Threshold, flagged_scores
+from proponent.views.histogram import Histogram, ScoreBin, Threshold
+from proponent.views.score_counts import flagged_scores
 from proponent.web.states import TableState
 from proponent.web.table import ExampleTable
 
