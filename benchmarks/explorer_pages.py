@@ -137,8 +137,8 @@ def page_of(record: dict[str, Any], pictures: str) -> str:
         "# The explorer in pictures",
         "",
         "`benchmarks/explorer_pages.py` opens the pages over the demo in Chromium, at 360, 768 and 1,280 pixels, light "
-        f"and dark, each in a fresh context; none is wider than the window by more than {widest} pixels. It writes this page "
-        f"and its [record](../benchmarks/results/{record['date']}-explorer-pages.json).",
+        f"and dark, each in a fresh context; none is wider than the window by more than {widest} pixels. It writes "
+        f"this page and its [record](../benchmarks/results/{record['date']}-explorer-pages.json).",
         "",
     ]
     for name, title in KEPT.items():
