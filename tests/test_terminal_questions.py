@@ -355,6 +355,10 @@ def test_every_file_of_a_run_is_watched(tmp_path: Path, changed: str) -> None:
     )
     index = SimpleNamespace(run=run)
     before = model_process._run_files(index)
+    (tmp_path / "note.jsonl").write_text("beside the run, as decisions are")
+    assert model_process._run_files(index) == before
+    run.checkpoints = (SimpleNamespace(path=run.path), *run.checkpoints)  # a model folder is its own checkpoint
+    assert model_process._run_files(index) == before
     (tmp_path / changed).write_text("one")
     after = model_process._run_files(index)
     assert after != before

@@ -16,8 +16,8 @@ LEFT, RIGHT, TOP, BOTTOM = 50.0, 350.0, 10.0, 172.0
 SMALLEST = 1e-290
 """Difference of two values below which they are drawn as one."""
 
-FEWEST_STEPS = 1000
-"""Numbers between two values, as the processor knows them, up to which they are drawn as one."""
+ROUNDING = 1000
+"""Two values that are at most so many floating-point numbers apart are drawn as one."""
 
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 """Round distances between ticks, times a power of ten."""
@@ -45,7 +45,7 @@ class Scale:
         """A scale from the smallest to the largest finite value; one wide around a single value."""
         known = [value for value in values if math.isfinite(value)]
         low, high = min(known, default=0.0), max(known, default=0.0)
-        rounding = FEWEST_STEPS * math.ulp(max(abs(low), abs(high)))
+        rounding = ROUNDING * math.ulp(max(abs(low), abs(high)))
         if not (max(SMALLEST, rounding) < high - low < math.inf):
             half = max(1.0, abs(low)) / 2
             low, high = max(low - half, -1e300), min(high + half, 1e300)

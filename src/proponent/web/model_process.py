@@ -96,7 +96,8 @@ def _run_files(index: Any) -> list[tuple[str, int, int]]:
     places = [one.path for one in (*run.checkpoints, *run.later)]
     base = base_of(places[-1], run.info.base).name if run.info.adapter else run.task.reference
     named = [Path(one) for one in (base, run.named_tokenizer) if one is not None]
-    folders = {run.path, run.tokenizer_folder, *run.joined, *places, *(one.parent for one in places), *named}
+    members = {one.parent for one in places if one.is_relative_to(run.path) and one != run.path}  # seed-0, seed-1 ...
+    folders = {run.path, run.tokenizer_folder, *run.joined, *places, *members, *named}
     found: list[tuple[str, int, int]] = []
     for folder in folders:
         with suppress(OSError):  # a name on a hub is no folder

@@ -8,15 +8,19 @@ from proponent.actions.decisions import Decision
 from proponent.views.histogram import Histogram, ScoreBin, Threshold
 from proponent.views.score_counts import flagged_scores
 from proponent.web.states import TableState
-from proponent.web.table import ExampleTable
+from proponent.web.table import ExampleTable, Selection
 
 
-def score_plot(table: ExampleTable, state: TableState, decisions: Mapping[str, Decision]) -> Histogram | None:
+def score_plot(
+    table: ExampleTable, state: TableState, selection: Selection, decisions: Mapping[str, Decision]
+) -> Histogram | None:
     """Label scores of what a state selects by all but its score and flag; None for a language model."""
     judged = table.judged
     if judged is None:
         return None
-    places = table.select(replace(state, low=None, high=None, flag="", sort=()), decisions).places
+    bounded = state.low is not None or state.high is not None or state.flag
+    wider = replace(state, low=None, high=None, flag="", sort=())
+    places = (table.select(wider, decisions) if bounded else selection).places
     plot = flagged_scores(judged.quality[places], judged.flagged[places], "label score", low=True)
     if plot is None:
         return None

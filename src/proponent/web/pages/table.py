@@ -172,7 +172,7 @@ def table_screen(shown: OpenIndex, state: TableState) -> TableScreen:
         counted=COUNTED if shown.chat and shown.plan.counting is not None else "",
         matrix=matrix,
         cells=cells,
-        scores=None if problem else score_plot(table, state, decisions),
+        scores=None if problem else score_plot(table, state, selection, decisions),
         bulk=offered(shown, state, selection, decisions),
         bulk_why=TOO_MANY if MOST_AT_ONCE < found < int(table.alive.sum()) else "",
         ranking=f"Label score: {RANKINGS['mean-probability']}." if table.names is not None else "",
