@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import proponent.data.whole
 from proponent.data import ExampleColumns, StoredExamples, WordSets, parquet_bytes, spans
 from proponent.errors import InputError
 
@@ -124,10 +125,17 @@ def test_an_empty_column_has_one_value(tmp_path: Path) -> None:
     assert not made.has("source")
 
 
-@given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=8).map(" ".join), min_size=2, max_size=12))
-def test_likeness_is_that_of_sets_of_words(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
-    made = WordSets(whole(tmp_path_factory.mktemp("w"), texts))
-    sets = [set(text.split()) for text in texts]
-    for place, mine in enumerate(sets):
-        expected = [len(mine & other) / max(1, len(mine | other)) for other in sets]
-        np.testing.assert_allclose(made.similarity(place), expected)
+@given(
+    st.lists(st.lists(st.sampled_from("abcdefg"), max_size=8).map(" ".join), min_size=2, max_size=12),
+    st.integers(1, 13),
+)
+def test_likeness_is_that_of_sets_of_words(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], block: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(proponent.data.whole, "BLOCK", block)
+        made = WordSets(whole(tmp_path_factory.mktemp("w"), texts))
+        sets = [set(text.split()) for text in texts]
+        for place, mine in enumerate(sets):
+            expected = [len(mine & other) / max(1, len(mine | other)) for other in sets]
+            np.testing.assert_allclose(made.similarity(place), expected)

@@ -21,7 +21,7 @@ How = Literal["substring", "word", "regex"]
 TEXTS = ("text", "text_pair", "target")
 NAMES = ("id", "row", *TEXTS, "content", "label", "source")
 BLOCK = 8192
-"""Rows split into words at a time."""
+"""Rows split into words, or compared, at a time."""
 
 FIRST_BYTES, MOST_BYTES = 64 * 1024, 8 * 1024 * 1024
 """Bytes of text searched between two checks of the time limit: few at first, since an expression may be slow."""
@@ -277,9 +277,13 @@ class WordSets:
         """Compare one example with all examples."""
         mine = np.zeros(self._count, dtype=np.uint8)
         mine[self._words[self._begins[place] : self._begins[place + 1]]] = 1
-        shared, some = np.zeros(len(self.sizes), dtype=np.int32), np.flatnonzero(self.sizes)
-        if len(some):
-            shared[some] = np.add.reduceat(mine[self._words], self._begins[some], dtype=np.int32)
+        shared = np.zeros(len(self.sizes), dtype=np.int32)
+        for start in range(0, len(shared), BLOCK):  # numpy copies the numbers that it indexes with, as 64 bits each
+            begins = self._begins[start : start + BLOCK + 1]
+            some = np.flatnonzero(np.diff(begins))
+            if len(some):
+                within = mine[self._words[begins[0] : begins[-1]]]
+                shared[start + some] = np.add.reduceat(within, begins[some] - begins[0], dtype=np.int32)
         return shared / np.maximum(self.sizes + self.sizes[place] - shared, 1)
 
     def _block(self, whole: ExampleColumns, start: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " b"]]:

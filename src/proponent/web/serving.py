@@ -39,8 +39,8 @@ WARM_AFTER = 2.0
 SWITCH_SECONDS = 0.0005
 """How long a page that is built keeps the interpreter from the thread of all connections (Python's default is 5 ms)."""
 
-M_ARENA_MAX, ARENAS = -8, 2
-"""The number of this setting in glibc's malloc.h, and its value."""
+MALLOC = {"M_ARENA_MAX": (-8, 2), "M_MMAP_THRESHOLD": (-3, 1 << 20)}
+"""The number of each setting in glibc's malloc.h, and its value: an array of over 1 MiB is given back when freed."""
 
 
 class TimedHead(H11Protocol):
@@ -180,7 +180,8 @@ def share_freed_memory() -> None:
     """Let threads share what they freed: glibc keeps it apart for each, and a busy explorer grows twice as much."""
     if sys.platform.startswith("linux"):
         with suppress(AttributeError, OSError):
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
+            for number, value in MALLOC.values():
+                ctypes.CDLL(None).mallopt(number, value)
 
 
 async def _serve(server: Server, bound: socket.socket) -> None:
