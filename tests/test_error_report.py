@@ -259,25 +259,27 @@ def check_files(made: Browser, address: str, index: proponent.Index, expected: E
     ]
 
 
-def test_the_explorer_says_when_nothing_is_wrong(lines: tiny.Tiny) -> None:
-    assert "Test sets are for classifiers" in Browser(lines.index).get("/errors").seen
-    for what in ("errors.csv", "predictions.csv"):
-        reply = Browser(lines.index).get(f"/export/{what}")
-        assert (reply.status, "Test sets are for classifiers" in reply.seen) == (400, True)
-
-
-def test_of_a_language_model_the_page_says_what_is_missing_and_what_works(
-    said: Said, lines: tiny.Tiny, tmp_path: Path
-) -> None:
-    page = Browser(lines.index).get("/test")
-    assert "Missing here is a list of the rows of a file by their loss" in page.seen
-    assert "<form" not in page.text.partition("<main")[2].partition("</main>")[0], "no file can be chosen"
+def test_of_a_language_model_nothing_is_wrong(said: Said, lines: tiny.Tiny, tmp_path: Path) -> None:
+    made = Browser(lines.index)
+    assert "predicts no classes" in made.get("/errors").seen
+    for what, told in (("errors.csv", "predicts no classes"), ("predictions.csv", "there is no test set")):
+        reply = made.get(f"/export/{what}")
+        assert (reply.status, told in reply.seen) == (400, True)
     (tmp_path / "rows.jsonl").write_text(
         json.dumps({"prompt": "the bank of the ", "completion": "team said bank"}) + "\n"
     )
     code, _, err = said("report", lines.index, tmp_path / "rows.jsonl", "--out", tmp_path / "page.html")
     assert code == 0, err
     assert "<dt>loss</dt>" in (tmp_path / "page.html").read_text()
-    code, _, err = said("serve", lines.index, "--test", tmp_path / "rows.jsonl")
-    assert code == 2
-    assert "a test set holds texts with labels" in err
+
+
+def test_serve_refuses_a_test_set_that_no_index_reads(
+    said: Said, lines: tiny.Tiny, news: tiny.Tiny, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "the bank of the ", "completion": "team said bank"}) + "\n")
+    code, _, err = said("serve", news.index, "--test", rows)
+    assert (code, "a test set of this model holds texts with labels" in err) == (2, True)
+    rows.write_text(json.dumps({"prompt": "the bank", "chosen": " of", "rejected": " said"}) + "\n")
+    code, _, err = said("serve", lines.index, "--test", rows)
+    assert (code, "a test set of this model holds messages" in err) == (2, True)

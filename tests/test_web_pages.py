@@ -40,8 +40,10 @@ from proponent.web.pages import (
     example_map,
     groups,
     home,
+    losses,
     pick,
     predictions,
+    test_set_frame,
 )
 from proponent.web.pages import index as index_pages
 from proponent.web.pages import table as table_pages
@@ -720,8 +722,8 @@ def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
 
 
 MODULES = (
-    layout, ask, bulk, comparison, confusion, errors, example, example_map, groups, home, index_pages, pick,
-    predictions, questions, table_pages,
+    layout, ask, bulk, comparison, confusion, errors, example, example_map, groups, home, index_pages, losses,
+    pick, predictions, questions, table_pages, test_set_frame,
 )  # fmt: skip
 CONTEXTS = [
     kind
@@ -733,7 +735,7 @@ CONTEXTS = [
 
 def test_every_field_of_a_screen_has_a_help_text() -> None:
     screens = [questions.GroupScores, *(kind for kind in CONTEXTS if hasattr(kind, "__slots__"))]
-    assert sum(issubclass(kind, Screen) for kind in screens) == 16
+    assert sum(issubclass(kind, Screen) for kind in screens) == 18
     hints = {kind: get_type_hints(kind, include_extras=True) for kind in screens}
     assert [(kind, one.name) for kind in screens for one in fields(kind)
             if not any(getattr(hints[kind][one.name], "__metadata__", ()))] == []  # fmt: skip

@@ -33,6 +33,7 @@ from proponent.web import seals, test_sets, uploads
 from proponent.web.jobs import IndexSource, RowsTask
 from proponent.web.model_worker import ModelWorker
 from proponent.web.multipart import FormError, FormReader, boundary_of
+from proponent.web.open_indexes import OpenIndex
 from proponent.web.states import Question
 from proponent.web.test_sets import OpenTestSet, OpenTestSets, PredictTask
 
@@ -393,8 +394,9 @@ def test_hostile_names_stay_text(browser: Browser) -> None:
     assert "../" not in page.seen
 
 
-def test_a_model_without_classes_says_so(lines: tiny.Tiny) -> None:
+def test_a_model_that_takes_no_test_set_says_so(lines: tiny.Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Browser(lines.index)
+    monkeypatch.setattr(OpenIndex, "language", False)
     for reply in (made.get("/test"), made.upload(as_csv(ROWS))):
         assert "Test sets are for classifiers" in reply.seen
     assert 'action="/upload"' not in made.get("/").text

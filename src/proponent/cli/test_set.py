@@ -1,4 +1,4 @@
-"""A test set of a classifier: predictions, and what is behind the wrong ones."""
+"""A test set: predictions of a classifier and what is behind the wrong ones, or losses of a language model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,16 +40,25 @@ def report_test_set(
     k: int,
     html: Path | None,
 ) -> None:
-    """Predict a test set, and explain its wrong predictions together."""
+    """Predict a test set, and explain its wrong predictions together; of a language model, measure its loss."""
     from proponent.api import open as open_index
     from proponent.index.error_hits import report_predictions
+    from proponent.index.held_out import report_losses
+    from proponent.views.loss_report import print_losses
     from proponent.views.page import document, write
     from proponent.views.prediction_report import print_predictions
 
     rows = columns.read_test_set(tested.test or "", output)
     opened = open_index(index, **vars(opening))
-    report = report_predictions(opened, rows, Path(rows.name).name, k, tested.most_errors)
-    output.show(report.to_dict, lambda: print_predictions(report, Console()))
+    name = Path(rows.name).name
+    if opened.store.plan.predicted in {"tokens", "next tokens"}:
+        measured = report_losses(opened, rows, name)
+        output.show(measured.to_dict, lambda: print_losses(measured, Console()))
+        made = measured
+    else:
+        report = report_predictions(opened, rows, name, k, tested.most_errors)
+        output.show(report.to_dict, lambda: print_predictions(report, Console()))
+        made = report
     if html is not None:
-        write(html, document(report))
+        write(html, document(made))
         output.hint(f"HTML page: {html}")

@@ -100,14 +100,16 @@ class ExampleColumns:
                 total += compute.utf8_length(self.column(name)).fill_null(0).to_numpy()
         return total
 
-    def held(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> Bool[np.ndarray, " m"]:
-        """Which of some texts (of some pairs of texts) are those of an example."""
+    def held(
+        self, texts: Sequence[str], pairs: Sequence[str | None] | None = None, second: str = "text_pair"
+    ) -> Bool[np.ndarray, " m"]:
+        """Which of some texts (of some pairs of texts, or of texts and targets) are those of an example."""
         kind = pa.large_string()
         asked, known = pa.array(texts, kind), self.column("text").cast(kind)
         if pairs is not None:
             between = pa.scalar("\0", kind)  # no text holds it
-            second = self.column("text_pair").cast(kind).fill_null("")
-            known = compute.binary_join_element_wise(known, second, between)
+            others = self.column(second).cast(kind).fill_null("")
+            known = compute.binary_join_element_wise(known, others, between)
             asked = compute.binary_join_element_wise(asked, pa.array(pairs, kind).fill_null(""), between)
         found = compute.is_in(asked, value_set=known.combine_chunks())
         return found.to_numpy(zero_copy_only=False)

@@ -141,6 +141,10 @@ class LoadedRun:
             self._embedding[step] = GradientComputer(self.run, model, method, self.encoder, spec)
         return self._embedding[step]
 
+    def forward(self, step: CheckpointId) -> GradientComputer:
+        """A checkpoint that computes mean losses of tokens, and no gradients."""
+        return GradientComputer(self.run, self._model(step), Gradients(), self.encoder, NO_GRADIENTS)
+
     def _spec(self, model: nn.Module) -> GradientSpec:
         method, kept = self.store.plan.term, self.store.plan.blocks
         taken = 0

@@ -152,7 +152,7 @@ class QueryBatch:
         count = len(self.encoded)
         parts: dict[int, Gradient] = {}
         losses, pooled, seen = dict[int, float](), dict[int, np.ndarray](), dict[int, np.ndarray]()
-        for rows in _alike([one.length for one in self.encoded], size, 1.0 if computer.run.equal_lengths else ALIKE):
+        for rows in alike([one.length for one in self.encoded], size, 1.0 if computer.run.equal_lengths else ALIKE):
             against = None if self.against is None else [self.against] * len(rows)
             labels = [self.labels[row] for row in rows]
             batch = computer.query([self.encoded[row] for row in rows], labels, against)
@@ -298,7 +298,7 @@ def _pieces(text: str, spans: Sequence[Span]) -> list[str]:
     return [text[start:end] for start, end in joined]
 
 
-def _alike(lengths: Sequence[int], size: int, share: float) -> list[list[int]]:
+def alike(lengths: Sequence[int], size: int, share: float) -> list[list[int]]:
     """Split queries into batches of similar length: rows of each, longest first."""
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

@@ -32,8 +32,8 @@ from proponent.web.pages.example import example_screen
 from proponent.web.pages.example_map import map_screen
 from proponent.web.pages.groups import group_screen
 from proponent.web.pages.home import home_screen
-from proponent.web.pages.predictions import prediction_screen
 from proponent.web.pages.table import table_screen
+from proponent.web.pages.test_set import screen_of_set
 from proponent.web.safety import URL_BYTES
 from proponent.web.slots import PAGES_AT_WORK, BusyError
 from proponent.web.states import (
@@ -48,7 +48,7 @@ from proponent.web.states import (
     TableState,
 )
 from proponent.web.test_set_requests import asked_row, start_explaining, start_predicting, take_file
-from proponent.web.test_sets import OpenTestSet, OpenTestSets
+from proponent.web.test_sets import OpenTestSet, OpenTestSets, no_test_set
 
 S = TypeVar("S", bound=PageState)
 Endpoint = Callable[[WebRequest], Response | FileResponse]
@@ -73,10 +73,10 @@ class Explorer:
         self._files = {**exports.MAKERS, **test_set_files.makers(self.test_sets)}
 
     def predict_all(self) -> None:
-        """Predict the test sets of the command with every classifier, unless that is stored."""
+        """Predict the test sets of the command with every index that takes them, unless that is stored."""
         for shown in self.open_indexes.shown.values():
             with suppress(ProponentError):  # its pages show the error
-                for test_set in self.test_sets.shown.values() if shown.classifier else ():
+                for test_set in self.test_sets.shown.values() if not no_test_set(shown) else ():
                     start_predicting(self.test_sets, self.asker, shown, test_set)
 
     @property
@@ -86,7 +86,7 @@ class Explorer:
         reads: dict[str, Endpoint] = {
             "/": self._screen(ExampleState, lambda shown, _: home_screen(self.test_sets, shown)),
             "/test": self._screen(
-                PredictedState, lambda shown, state: prediction_screen(self.test_sets, self.asker, shown, state)
+                PredictedState, lambda shown, state: screen_of_set(self.test_sets, self.asker, shown, state)
             ),
             "/ask": self._ask,
             "/job": self._job,
@@ -187,7 +187,7 @@ class Explorer:
         try:
             test_set = take_file(self.test_sets, shown, sent, fields)
         except InputError as error:
-            screen = prediction_screen(self.test_sets, self.asker, shown, state, str(error))
+            screen = screen_of_set(self.test_sets, self.asker, shown, state, str(error))
             return self._page(request, shown, screen, 400)
         start_predicting(self.test_sets, self.asker, shown, test_set)
         return _see(replace(state, set=test_set.id).url("/test"))

@@ -64,6 +64,8 @@ def _answer(asked: dict[str, Any], held: Held, tell: Tell) -> None:
     index.say = partial(_stage, tell)
     if "rows" in asked:
         tell(_predicted(index, asked["rows"]))
+    elif "measure" in asked:
+        tell(_measured(index, asked["measure"]))
     elif "errors" in asked:
         tell(_behind_errors(index, asked["errors"], asked["k"]))
     elif "explain" in asked:
@@ -145,6 +147,22 @@ def _predicted(index: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "predicted": [int(one.argmax()) for one in chosen],
         "chances": [round(float(one.max()), 6) for one in chosen],
     }
+
+
+def _measured(index: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Losses of some rows, their counted tokens, and numbers of those that are truncated."""
+    from proponent.data import from_json
+    from proponent.types import Example
+
+    given = [
+        Example(one["id"], at, content=from_json(one["content"]))
+        if "content" in one
+        else Example(one["id"], at, one["text"], target=one.get("target"))
+        for at, one in enumerate(rows)
+    ]
+    found = index.losses(given)
+    losses = [float(one) if good else None for one, good in zip(found.losses, found.measured, strict=True)]
+    return {"losses": losses, "tokens": found.tokens.tolist(), "truncated": found.truncated.nonzero()[0].tolist()}
 
 
 def _behind_errors(index: Any, rows: list[dict[str, Any]], k: int) -> dict[str, Any]:

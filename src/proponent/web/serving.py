@@ -21,7 +21,7 @@ from proponent.web.app import Explorer
 from proponent.web.open_indexes import OpenIndexes
 from proponent.web.safety import READ_SECONDS, Guard, Secrets, is_loopback
 from proponent.web.terminal_questions import TerminalQuestions
-from proponent.web.test_sets import OpenTestSet
+from proponent.web.test_sets import OpenTestSet, refuse_unread
 from proponent.web.turns import LONG, PAGES, WRITES, Application
 
 HEAD_BYTES = 64 * 1024
@@ -108,7 +108,8 @@ def serve(
         say: is told the address.
 
     Raises:
-        InputError: a folder is no index, the address cannot be used, or would be open to others without a token.
+        InputError: a folder is no index, no index reads a test set, the address cannot be used, or would be open to
+            others without a token.
     """
     if not login and not is_loopback(host):
         raise InputError(
@@ -121,6 +122,8 @@ def serve(
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     open_indexes, test_sets = OpenIndexes(folders, options or {}), [OpenTestSet(one) for one in tests]
+    for one in test_sets:
+        refuse_unread(open_indexes.shown.values(), one)
     bound = _bind(host, port)
     port = bound.getsockname()[1]
     explorer, guard = made(open_indexes, host, port, login=login, test_sets=test_sets)

@@ -335,14 +335,16 @@ class ListedState(ExampleState):
 
 @dataclass(frozen=True)
 class PredictedState(PageState):
-    """The predictions of a test set: which rows are shown, and in which order."""
+    """A test set: which rows are shown, and in which order; classes of a classifier, losses of a language model."""
 
     index: Name = ""
     set: Name = ""
     given: Names = ()
     predicted: Names = ()
-    only: Literal["", "wrong", "right", "unjudged", "trained"] = ""
-    sort: Literal["", "sure", "unsure"] = ""
+    only: Literal["", "wrong", "right", "unjudged", "trained", "truncated", "unmeasured"] = ""
+    low: Score = None
+    high: Score = None
+    sort: Literal["", "sure", "unsure", "low", "file"] = ""
     page: Annotated[int, _whole(1, 10_000_000)] = 1
     size: Annotated[Literal[25, 50, 100, 200], _whole()] = 50
 

@@ -76,5 +76,5 @@ class StoredResult(Generic[Result]):
                 return None
             self.own = is_own(content, self._root)
             return self._read(content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, DataError, InputError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, DataError, InputError):
             return None

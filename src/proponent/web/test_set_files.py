@@ -6,10 +6,14 @@ from typing import Any
 
 from proponent.errors import InputError
 from proponent.predictions import Predictions
+from proponent.row_losses import RowLosses
 from proponent.views import CAVEAT, document
 from proponent.web.error_tasks import FoundErrors, report_of, stored_errors
 from proponent.web.exports import Fill, encoded, written
+from proponent.web.measured_sets import MeasuredTestSet
 from proponent.web.open_indexes import OpenIndex
+from proponent.web.pages import losses
+from proponent.web.pages.errors import NO_CLASSES
 from proponent.web.pages.predictions import given_label, selected
 from proponent.web.states import ErrorsState, PageState, PredictedState
 from proponent.web.table_columns import FileColumns
@@ -22,6 +26,8 @@ def makers(test_sets: OpenTestSets) -> Mapping[str, tuple[type[PageState], Maker
     """Kinds of files, as `exports.MAKERS` has them."""
 
     def of_predictions(shown: OpenIndex, state: PredictedState, kind: str) -> Fill:
+        if shown.language:
+            return written(loss_columns(*_measured(test_sets, shown, state.set), state), kind)
         judged, found = _judged(test_sets, shown, state.set)
         return written(prediction_columns(judged, found, state), kind)
 
@@ -40,7 +46,7 @@ def makers(test_sets: OpenTestSets) -> Mapping[str, tuple[type[PageState], Maker
 
 def _judged(test_sets: OpenTestSets, shown: OpenIndex, name: str) -> tuple[JudgedTestSet, Predictions]:
     if not shown.classifier:
-        raise InputError(no_test_set(shown))
+        raise InputError(no_test_set(shown) or NO_CLASSES)
     test_set = test_sets.get(name)
     if test_set is None:
         raise InputError("there is no test set: choose a file first")
@@ -50,12 +56,37 @@ def _judged(test_sets: OpenTestSets, shown: OpenIndex, name: str) -> tuple[Judge
     return judged, judged.predictions
 
 
+def _measured(test_sets: OpenTestSets, shown: OpenIndex, name: str) -> tuple[MeasuredTestSet, RowLosses]:
+    test_set = test_sets.get(name)
+    if test_set is None:
+        raise InputError("there is no test set: choose a file first")
+    measured = test_sets.results(MeasuredTestSet, shown, test_set)
+    if measured.losses is None:
+        raise InputError("this test set is not measured yet: measure it first")
+    return measured, measured.losses
+
+
+def loss_columns(measured: MeasuredTestSet, found: RowLosses, state: PredictedState) -> FileColumns:
+    """The rows of a language model's test set that a state of the page selects, in its order."""
+    numbers: list[int] = losses.selected(measured, found, state).tolist()
+    rows = [measured.test_set.rows[number] for number in numbers]
+    columns: FileColumns = {name: [getattr(one, name) for one in rows] for name in ("id", "row")}
+    columns["text"] = ["\n".join(one.parts) if one.target is None else one.text for one in rows]
+    if measured.seconds is not None:
+        columns["target"] = [one.target for one in rows]
+    columns["loss"] = [float(found.losses[at]) if found.measured[at] else None for at in numbers]
+    columns["tokens"] = [int(found.tokens[at]) for at in numbers]
+    columns["is_truncated"] = [bool(found.truncated[at]) for at in numbers]
+    columns["in_training_data"] = [bool(measured.trained[at]) for at in numbers]
+    return columns
+
+
 def prediction_columns(judged: JudgedTestSet, found: Predictions, state: PredictedState) -> FileColumns:
     """The rows that a state of the page selects, in its order: one row each, on all pages."""
     numbers: list[int] = selected(judged, found, state).tolist()
     rows = [judged.test_set.rows[number] for number in numbers]
     columns: FileColumns = {name: [getattr(one, name) for one in rows] for name in ("id", "row", "text")}
-    if judged.test_set.pairs is not None:
+    if judged.seconds is not None:
         columns["text_pair"] = [one.text_pair for one in rows]
     columns["given_label"] = [given_label(found, number, one.label) for number, one in zip(numbers, rows, strict=True)]
     columns["predicted_label"] = [found.names[int(found.predicted[number])] for number in numbers]

@@ -1,7 +1,6 @@
 """Test sets: held in memory while the explorer runs; what the model predicts for them is stored next to the index."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from proponent.web.stored_results import StoredResult
 from proponent.web.table import Once
 
 Result = TypeVar("Result")
+SetResults = TypeVar("SetResults", bound="TestSetResults")
 
 MOST_ROWS = 200_000
 """Maximum rows of a test set."""
@@ -32,21 +32,42 @@ MOST_JUDGED = 16
 BLOCK_ROWS, BLOCK_CHARACTERS = 512, 1_000_000
 """Maximum rows and characters that the model's process is asked about at a time."""
 
-NOT_A_CLASSIFIER = (
-    "Test sets are for classifiers with one label per text, and the model of this index is none: its answers are not "
-    "right or wrong by a label. "
+LANGUAGE_LAYOUTS = ("text", "messages", "completion")
+"""How the rows of a language model's test set may be laid out."""
+
+NEITHER = (
+    "Test sets are for classifiers with one label per text and for language models, and the model of this index is "
+    "neither. Ask about one text at a time, or explain a file of them with `proponent report`."
 )
-LANGUAGE_MODEL = (
-    "Missing here is a list of the rows of a file by their loss. What there is: Ask explains one answer, and "
-    "`proponent report INDEX FILE --out page.html` explains every row of a file (messages, prompt and completion, or "
-    "text), each with its loss."
-)
-OTHER_MODEL = "Ask about one text at a time, or explain a file of them with `proponent report`."
 
 
 def no_test_set(shown: OpenIndex) -> str:
-    """Why an index whose model is no classifier takes no test set, and what to do instead."""
-    return NOT_A_CLASSIFIER + (LANGUAGE_MODEL if shown.language else OTHER_MODEL)
+    """Why an index takes no test set; empty if it takes one."""
+    return "" if shown.classifier or shown.language else NEITHER
+
+
+def refuse_layout(shown: OpenIndex, test_set: "OpenTestSet") -> None:
+    """Refuse a test set whose rows the model of an index does not read."""
+    layout, known = test_set.rows.layout, LANGUAGE_LAYOUTS if shown.language else ("text",)
+    if layout not in known:
+        wanted = "messages, prompts with completions, or texts" if shown.language else "texts with labels"
+        raise InputError(f"{test_set.name}: its rows are {layout}, and a test set of this model holds {wanted}")
+
+
+def refuse_unread(every: Iterable[OpenIndex], test_set: "OpenTestSet") -> None:
+    """Refuse a test set that none of some indexes reads; InputError of the first."""
+    first: InputError | None = None
+    for shown in every:
+        if shown.building or no_test_set(shown):
+            return  # its page says what is missing
+        try:
+            refuse_layout(shown, test_set)
+        except InputError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 class OpenTestSet:
@@ -58,18 +79,15 @@ class OpenTestSet:
                 f"{name or rows.name}: a test set has at most {MOST_ROWS:,} rows, and this one has {len(rows):,}: "
                 "give a part of it"
             )
-        if rows.layout != "text":
-            raise InputError(f"{name or rows.name}: its rows are {rows.layout}, and a test set holds texts with labels")
         self.rows, self.name, self.id = rows, name or Path(rows.name).name, rows.fingerprint[:16]
         self.warnings = tuple(line.replace(rows.name, self.name) for line in rows.warnings)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @cached_property
-    def pairs(self) -> Sequence[str | None] | None:
-        """Second texts; None if no row has one."""
-        found = self.rows.part("text_pair")
+    def seconds(self, column: str) -> Sequence[str | None] | None:
+        """Second texts of rows, or targets; None if no row has one."""
+        found = self.rows.part(column)
         return found if any(one is not None for one in found) else None
 
     def asked(self, start: int) -> list[dict[str, Any]]:
@@ -92,7 +110,7 @@ class OpenTestSets:
         self._lock = RLock()
         self._given = {one.id: one for one in given}
         self._sent: dict[str, OpenTestSet] = {}
-        self._judged: dict[tuple[str, str, str], JudgedTestSet] = {}
+        self._results: dict[tuple[type, str, str, str], Any] = {}
 
     @property
     def shown(self) -> Mapping[str, OpenTestSet]:
@@ -128,13 +146,18 @@ class OpenTestSets:
         return shown[identity] if identity else next(iter(shown.values()), None)
 
     def judged(self, shown: OpenIndex, test_set: OpenTestSet) -> "JudgedTestSet":
-        """A test set as an index judges it."""
-        key = (shown.name, shown.questions.root, test_set.id)
+        """A test set as an index of a classifier judges it."""
+        return self.results(JudgedTestSet, shown, test_set)
+
+    def results(self, kind: type[SetResults], shown: OpenIndex, test_set: OpenTestSet) -> SetResults:
+        """What an index says of a test set; always the same object."""
+        refuse_layout(shown, test_set)
+        key = (kind, shown.name, shown.questions.root, test_set.id)
         with self._lock:
-            if key not in self._judged:
-                kept = [*self._judged.items()][-MOST_JUDGED + 1 :]
-                self._judged = dict([*kept, (key, JudgedTestSet(shown, test_set))])
-            return self._judged[key]
+            if key not in self._results:
+                kept = [*self._results.items()][-MOST_JUDGED + 1 :]
+                self._results = dict([*kept, (key, kind(shown, test_set))])
+            return self._results[key]
 
 
 def read_test_set(path: Path, name: str, columns: Columns) -> OpenTestSet:
@@ -160,21 +183,22 @@ def read_test_set(path: Path, name: str, columns: Columns) -> OpenTestSet:
 
 def columns_of(shown: OpenIndex) -> Columns:
     """The columns that an index was built with, which its test sets probably have, too."""
+    roles = _LANGUAGE_ROLES if shown.language else _ROLES
     sources = shown.store.manifest.sources
-    known = {name: value for name, value in (sources[0].columns if sources else {}).items() if name in _ROLES}
-    return Columns(**known, target="")
+    known = {name: value for name, value in (sources[0].columns if sources else {}).items() if name in roles}
+    return Columns(**known, label="") if shown.language else Columns(**known, target="")
 
 
 _ROLES = ("text", "text_pair", "label", "id")
+_LANGUAGE_ROLES = ("text", "target", "messages", "id")
 
 
-class JudgedTestSet:
-    """A test set and an index: true classes, predictions, and rows that are training rows."""
+class TestSetResults:
+    """What an index says of a test set: results that are stored next to it, and rows that are training rows."""
 
     def __init__(self, shown: OpenIndex, test_set: OpenTestSet) -> None:
         self.shown, self.test_set, self.lock = shown, test_set, RLock()
         self._results: dict[str, StoredResult[Any]] = {}
-        self.stored = self.result("predictions", test_set.id, self._read)
 
     def result(
         self, kind: str, identity: str, read_content: Callable[[Mapping[str, Any]], Result]
@@ -186,6 +210,29 @@ class JudgedTestSet:
                 self._results[kind] = StoredResult(kept.folder, kept.root, kind, identity, read_content)
             return self._results[kind]
 
+    @Once
+    def trained(self) -> Bool[np.ndarray, " n"]:
+        """Which rows have the texts of a training example."""
+        return self.shown.table.whole.held(self.test_set.rows.texts, self.seconds, self.second)
+
+    @property
+    def second(self) -> str:
+        """The column of second texts."""
+        return "text_pair"
+
+    @property
+    def seconds(self) -> Sequence[str | None] | None:
+        """Second texts; None if no row has one."""
+        return self.test_set.seconds(self.second)
+
+
+class JudgedTestSet(TestSetResults):
+    """A test set and an index of a classifier: true classes and predictions."""
+
+    def __init__(self, shown: OpenIndex, test_set: OpenTestSet) -> None:
+        super().__init__(shown, test_set)
+        self.stored = self.result("predictions", test_set.id, self._read)
+
     @property
     def classes(self) -> Labels:
         """The classes of the model."""
@@ -195,11 +242,6 @@ class JudgedTestSet:
     def truth(self) -> Truth:
         """The labels of the rows as classes of the model."""
         return Truth.of(self.test_set.rows.labels, self.classes)
-
-    @Once
-    def trained(self) -> Bool[np.ndarray, " n"]:
-        """Which rows have the texts of a training example."""
-        return self.shown.table.whole.held(self.test_set.rows.texts, self.test_set.pairs)
 
     @property
     def predictions(self) -> Predictions | None:

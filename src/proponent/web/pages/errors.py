@@ -11,9 +11,15 @@ from proponent.web.error_tasks import MOST_ERRORS, K, report_of, stored_errors, 
 from proponent.web.layout import file_links, method_line
 from proponent.web.model_worker import ModelWorker
 from proponent.web.open_indexes import OpenIndex
-from proponent.web.pages.predictions import ROW_FILES
+from proponent.web.pages.test_set_frame import ROW_FILES
 from proponent.web.states import ErrorsState, PredictedState
 from proponent.web.test_sets import OpenTestSets, no_test_set
+
+NO_TEST_SET = "There is no test set: choose a file first."
+NO_CLASSES = (
+    "A language model predicts no classes, so none of its rows is wrong: the page of the test set lists them by loss. "
+    "What recurs behind many rows stands in `proponent report INDEX FILE --out page.html`."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +56,7 @@ def errors_screen(test_sets: OpenTestSets, asker: ModelWorker, shown: OpenIndex,
     )
     test_set = test_sets.get(state.set) if shown.classifier else None
     if test_set is None:
-        return replace(
-            screen, problem="There is no test set: choose a file first." if shown.classifier else no_test_set(shown)
-        )
+        return replace(screen, problem=NO_TEST_SET if shown.classifier else no_test_set(shown) or NO_CLASSES)
     judged = test_sets.judged(shown, test_set)
     found = judged.predictions
     screen = replace(screen, set=test_set.id, name=clip(test_set.name, 60))

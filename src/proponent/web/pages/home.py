@@ -1,19 +1,23 @@
 """The first page of an index: its data, its accuracy, its suspects, earlier questions, texts to try."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 
+from proponent.errors import InputError
 from proponent.views.distribution import Distribution
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import clip
 from proponent.web.layout import SUSPECT_ROWS, SUSPECTS, suspect_rows_known
+from proponent.web.measured_sets import MeasuredTestSet
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.ask import PastQuestion, latest
-from proponent.web.pages.predictions import PredictedRow, UploadForm, predicted_row, upload_form
+from proponent.web.pages.predictions import PredictedRow, predicted_row
+from proponent.web.pages.test_set_frame import UploadForm, upload_form
 from proponent.web.states import ExampleState, PredictedState, QuestionState, TableState
-from proponent.web.test_sets import OpenTestSets
+from proponent.web.test_sets import OpenTestSets, no_test_set
 
 RECENT, TRIED = 5, 4
 SHORT = 300
@@ -34,6 +38,8 @@ class SetLine:
     predicted: Annotated[bool, "whether the model has predicted it"]
     judged: Annotated[int, "rows with a true class"]
     wrong: Annotated[Link | None, "wrong predictions; None if there are none"]
+    loss: Annotated[float | None, "mean loss of a language model, in nats; None if it is not known"] = None
+    tokens: Annotated[int, "tokens of that mean"] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +54,7 @@ class HomeScreen(Screen):
     table: Annotated[str, "URL of all training examples"]
     labels: Annotated[Distribution | None, "examples by given and predicted class; None of a language model"]
     tests: Annotated[tuple[SetLine, ...], "test sets"]
-    upload: Annotated[UploadForm | None, "takes a test set; None where the model is no classifier"]
+    upload: Annotated[UploadForm | None, "takes a test set; None where the model takes none"]
     suspects: Annotated[Link | None, "suspected label errors or suspect rows; None if there is no such page"]
     recent: Annotated[tuple[PastQuestion, ...], "the last questions"]
     asked: Annotated[Link, "all questions"]
@@ -75,8 +81,8 @@ def home_screen(test_sets: OpenTestSets, shown: OpenIndex) -> HomeScreen:
         examples=int(table.alive.sum()),
         table=TableState(index=shown.name).url("/table"),
         labels=_labels(shown),
-        tests=tests,
-        upload=upload_form(shown) if shown.classifier else None,
+        tests=_measured(test_sets, shown) if shown.language else tests,
+        upload=None if no_test_set(shown) else upload_form(shown),
         suspects=_suspects(shown),
         recent=latest(shown, RECENT),
         asked=Link("All questions", here.url("/asked")),
@@ -123,6 +129,28 @@ def _tests(test_sets: OpenTestSets, shown: OpenIndex) -> tuple[SetLine, ...]:
                 wrong=Link(f"{wrong:,} wrong predictions", state.rows(only="wrong")) if wrong else None,
             )
         )
+    return tuple(found)
+
+
+def _measured(test_sets: OpenTestSets, shown: OpenIndex) -> tuple[SetLine, ...]:
+    """The test sets of a language model that it reads."""
+    found: list[SetLine] = []
+    for one in test_sets.shown.values():
+        with suppress(InputError):  # rows of another kind, whose page says so
+            made = test_sets.results(MeasuredTestSet, shown, one).losses
+            found.append(
+                SetLine(
+                    name=one.name,
+                    url=PredictedState(index=shown.name, set=one.id).url("/test"),
+                    rows=len(one),
+                    accuracy=None,
+                    predicted=made is not None,
+                    judged=0 if made is None else int(made.measured.sum()),
+                    wrong=None,
+                    loss=None if made is None else made.loss,
+                    tokens=0 if made is None else int(made.tokens[made.measured].sum()),
+                )
+            )
     return tuple(found)
 
 

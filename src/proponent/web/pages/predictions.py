@@ -9,39 +9,26 @@ from jaxtyping import Bool, Int
 from proponent.errors import InputError
 from proponent.predictions import NO_CLASS, NO_LABEL, Predictions
 from proponent.types import Label
-from proponent.views.frames import Link, Screen
+from proponent.views.frames import Link
 from proponent.views.text_marks import clip
-from proponent.web.jobs import RowsJob
 from proponent.web.layout import file_links
 from proponent.web.model_worker import ModelWorker
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.confusion import MOST_CLASSES, Cell, largest, matrix
-from proponent.web.states import LONGEST_TEXT, SIZES, ErrorsState, PredictedState, Question
-from proponent.web.test_sets import (
-    MOST_ROWS,
-    JudgedTestSet,
-    OpenTestSet,
-    OpenTestSets,
-    columns_of,
-    no_test_set,
+from proponent.web.pages.test_set_frame import (
+    ROW_FILES,
+    TestSetScreen,
+    paged,
+    stored_warnings,
+    unfinished,
+    upload_form,
+    with_set,
 )
-from proponent.web.uploads import UPLOAD_BYTES
+from proponent.web.states import LONGEST_TEXT, ErrorsState, PredictedState, Question
+from proponent.web.test_sets import JudgedTestSet, OpenTestSets, no_test_set
 
-ROW_FILES = ("csv", "jsonl", "parquet")
 MOST_UNKNOWN = 12
 """Labels that are named one by one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadForm:
-    """A form that takes the file of a test set."""
-
-    index: Annotated[str, "name of the index"]
-    text: Annotated[str, "column of the texts, as in the data of the index"]
-    label: Annotated[str, "column of the labels"]
-    pair: Annotated[str, "column of the second texts; empty if the training examples are no pairs"]
-    most_bytes: Annotated[int, "maximum bytes of the file"] = UPLOAD_BYTES
-    most_rows: Annotated[int, "maximum rows"] = MOST_ROWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,43 +49,26 @@ class PredictedRow:
     wrong: Annotated[bool, "whether the prediction is wrong"]
     trained: Annotated[bool, "whether a training example has the same text"]
     question: Annotated[str, "what a click asks, in words; empty if the text is too long to be asked about"]
+    refused: Annotated[str, "why nothing is asked"] = "too long to ask about here"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictionScreen(Screen):
-    """A test set: what the model predicts for it."""
+class PredictionScreen(TestSetScreen):
+    """A test set of a classifier: what the model predicts for it."""
 
     template: ClassVar[str] = "explorer/predictions.html.j2"
+    verb: ClassVar[str] = "Predict"
+    done_name: ClassVar[str] = "predicted"
+    intro: ClassVar[str] = (
+        "Choose a file of texts with labels: the model predicts it, and each wrong prediction is one click from the "
+        "training examples behind it. Without labels the texts are predicted only."
+    )
 
-    upload: Annotated[UploadForm | None, "to choose a file; None where the model is no classifier"] = None
-    problem: Annotated[str, "why there is nothing to show, or to ask; or empty"] = ""
-    state: Annotated[PredictedState, "which rows are shown"]
-    url: Annotated[str, "this page"]
-    name: Annotated[str, "name of the test set; empty without one"] = ""
-    set: Annotated[str, "its identity"] = ""
-    sets: Annotated[tuple[Link, ...], "all test sets, if there are several"] = ()
-    job: Annotated[str, "id of the prediction under way; empty if there is none"] = ""
-    stage: Annotated[str, "how far it is"] = ""
-    done: Annotated[int, "rows that are predicted so far"] = 0
-    n: Annotated[int, "rows of the test set"] = 0
-    ready: Annotated[bool, "whether the predictions are there"] = False
-    facts: Annotated[tuple[tuple[str, str, str], ...], "name, value, and URL of the rows or empty"] = ()
     classes: Annotated[tuple[str, ...], "classes of the matrix; none if there are too many"] = ()
     matrix: Annotated[tuple[tuple[Cell, ...], ...], "cells by true class, then predicted class"] = ()
     cells: Annotated[tuple[Cell, ...], "largest cells of wrong predictions, if there are too many classes"] = ()
     rows: Annotated[tuple[PredictedRow, ...], "rows of this page"] = ()
     contrasts: Annotated[bool, "whether the method compares two classes"] = True
-    matching: Annotated[int, "rows that are selected"] = 0
-    first: Annotated[int, "number of the first one shown, from 1"] = 1
-    chosen: Annotated[tuple[Link, ...], "choices that are made; following one leaves it"] = ()
-    filters: Annotated[tuple[Link, ...], "choices to make"] = ()
-    orders: Annotated[tuple[Link, ...], "orders of the rows"] = ()
-    clear: Annotated[str, "all rows"] = ""
-    earlier: Annotated[str, "URL of the page before; empty on the first"] = ""
-    later: Annotated[str, "URL of the next page; empty on the last"] = ""
-    page: Annotated[int, "number of this page, from 1"] = 1
-    pages: Annotated[int, "number of pages"] = 1
-    sizes: Annotated[tuple[Link, ...], "other numbers of rows per page"] = ()
     errors: Annotated[Link | None, "the training examples behind the wrong predictions; None without any"] = None
 
 
@@ -111,37 +81,21 @@ def prediction_screen(
         index=shown.name,
         state=state,
         url=state.url("/test"),
-        problem=error,
-        upload=upload_form(shown) if shown.classifier else None,
+        problem=error or no_test_set(shown),
+        upload=None if no_test_set(shown) else upload_form(shown),
     )
-    if not shown.classifier:
-        return replace(screen, problem=no_test_set(shown))
-    test_set = None if error else test_sets.get(state.set)
+    test_set = None if screen.problem else test_sets.get(state.set)
     if test_set is None:
         return screen
     judged = test_sets.judged(shown, test_set)
     state = replace(state, set=test_set.id)
-    screen = replace(
-        screen,
-        title=f"Test set {clip(test_set.name, 60)}",
-        name=test_set.name,
-        set=test_set.id,
-        n=len(test_set),
-        sets=_sets(test_sets, test_set, state),
-        warnings=_warnings(judged),
-    )
+    screen = with_set(screen, test_sets, test_set, state, _warnings(judged))
     found = judged.predictions
-    job = asker.rows_job(f"predictions {test_set.id}", shown.folder)
     if found is None:
-        return _unfinished(replace(screen, problem=shown.missing), job)
+        return unfinished(
+            replace(screen, problem=shown.missing), asker.rows_job(f"predictions {test_set.id}", shown.folder)
+        )
     return _judged(screen, judged, found, state)
-
-
-def upload_form(shown: OpenIndex) -> UploadForm:
-    """The form that takes a file, with the columns of the training data."""
-    columns = columns_of(shown)
-    pair = columns.text_pair if shown.paired else ""
-    return UploadForm(index=shown.name, text=columns.text, label=columns.label, pair=pair)
 
 
 def question_of(judged: JudgedTestSet, found: Predictions, number: int) -> Question:
@@ -168,25 +122,6 @@ def question_of(judged: JudgedTestSet, found: Predictions, number: int) -> Quest
     return Question(text=one.text, pair=one.text_pair or "", label=label, against=against)
 
 
-def _unfinished(screen: PredictionScreen, job: RowsJob | None) -> PredictionScreen:
-    if job is None or job.state == "done":
-        return screen
-    if job.state == "failed":
-        return replace(screen, problem=job.error)
-    stage = job.progress if job.done else f"{job.progress}; {job.stage}"
-    return replace(screen, job=job.id, stage=stage, done=job.done, refresh=2.0)
-
-
-def _sets(test_sets: OpenTestSets, here: OpenTestSet, state: PredictedState) -> tuple[Link, ...]:
-    every = test_sets.shown
-    if len(every) < 2:
-        return ()
-    return tuple(
-        Link(one.name, PredictedState(index=state.index, set=one.id).url("/test"), one is here, f"{len(one):,} rows")
-        for one in every.values()
-    )
-
-
 def _warnings(judged: JudgedTestSet) -> tuple[str, ...]:
     """What a reader must know of a test set and of its stored predictions."""
     lines: list[str] = []
@@ -199,60 +134,35 @@ def _warnings(judged: JudgedTestSet) -> tuple[str, ...]:
             f"{rows:,} rows have a label that is no class of the model: {named}{more}. They are predicted, but not "
             f"judged. The classes are {clip(', '.join(judged.classes), 300)}."
         )
-    trained = int(judged.trained.sum())
-    if trained:
-        lines.append(
-            f"{trained:,} of the {len(judged.trained):,} rows stand in the training data, too: the model has seen "
-            "them, so the accuracy is too high."
-        )
-    if judged.stored.unkept:
-        lines.append(f"These predictions are not kept: {judged.stored.unkept}. They are gone when the explorer ends.")
-    if not judged.stored.own:
-        lines.append(
-            "These predictions came with the folder of the index: they were not computed by you. Predict again to "
-            "replace them."
-        )
-    return tuple(lines)
+    return (*lines, *stored_warnings(judged, judged.stored.unkept, own=judged.stored.own, what="predictions"))
 
 
 def _judged(
     screen: PredictionScreen, judged: JudgedTestSet, found: Predictions, state: PredictedState
 ) -> PredictionScreen:
     places = selected(judged, found, state)
-    pages = max(1, -(-len(places) // state.size))
-    page = min(state.page, pages)
-    start = (page - 1) * state.size
+    screen = paged(screen, state, len(places))
     few = len(found.names) <= MOST_CLASSES
     cells = matrix(found, state) if few and found.judged.any() else ()
     return replace(
         screen,
-        ready=True,
-        state=state,
         facts=_facts(judged, found, state),
         classes=found.names if cells else (),
         matrix=cells,
         cells=() if few else largest(found, state),
         rows=tuple(
-            predicted_row(judged, found, number, start + at + 1)
-            for at, number in enumerate(places[start:][: state.size].tolist())
+            predicted_row(judged, found, number, screen.first + at)
+            for at, number in enumerate(places[screen.first - 1 :][: state.size].tolist())
         ),
         errors=_behind(state) if found.wrong.any() else None,
         contrasts=judged.shown.contrasts,
         exports=file_links(replace(state, page=1, size=50), "predictions", ROW_FILES),
-        matching=len(places),
-        first=start + 1,
         chosen=_chosen(state),
         filters=_filters(judged, found, state),
         orders=tuple(
             Link(text, state.rows(sort=name, page=1), name == state.sort)
             for name, text in (("", "as in the file"), ("sure", "surest first"), ("unsure", "least sure first"))
         ),
-        clear=PredictedState(index=state.index, set=state.set, size=state.size).rows(),
-        earlier=state.rows(page=page - 1) if page > 1 else "",
-        later=state.rows(page=page + 1) if page < pages else "",
-        page=page,
-        pages=pages,
-        sizes=tuple(Link(str(one), state.rows(size=one, page=1), one == state.size) for one in SIZES),
     )
 
 
@@ -269,7 +179,7 @@ def selected(judged: JudgedTestSet, found: Predictions, state: PredictedState) -
             numbers = [found.names.index(name) for name in chosen if name in found.names]
             mask = mask & np.isin(classes, numbers)
     places = np.flatnonzero(mask)
-    if not state.sort:
+    if state.sort not in {"sure", "unsure"}:
         return places
     chances = found.chances[places]
     return places[np.argsort(-chances if state.sort == "sure" else chances, kind="stable")]
@@ -283,7 +193,7 @@ def _mask(judged: JudgedTestSet, found: Predictions, only: str) -> Bool[np.ndarr
         "unjudged": lambda: ~found.judged,
         "trained": lambda: judged.trained,
     }
-    return masks[only]()
+    return masks.get(only, masks[""])()
 
 
 def _facts(judged: JudgedTestSet, found: Predictions, state: PredictedState) -> tuple[tuple[str, str, str], ...]:
