@@ -34,7 +34,11 @@ QueryFile = Annotated[
 ]
 TestFile = Annotated[
     str | None,
-    typer.Option("--test", metavar="FILE", help="A test set: predictions and what is behind the errors; of a language model, losses."),
+    typer.Option(
+        "--test",
+        metavar="FILE",
+        help="A test set: predictions and what is behind the errors; of a language model, losses.",
+    ),
 ]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allow custom code shipped with the model.")]
 BaseModel = Annotated[str | None, typer.Option("--base", help="Base model of an adapter, if it has moved.")]
