@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from proponent.data import Columns, read
+from proponent.engine import EngineName, engine_of
 from proponent.errors import InputError
 from proponent.index import Index, Options, default_method, summed
 from proponent.index import build as build_index
+from proponent.index.parts import build_in_parts
 from proponent.index.planning import planned_batch_size
 from proponent.method import Method
 from proponent.method_table import stored_method
@@ -41,6 +43,8 @@ def build(
     append: bool = False,
     shard: str | None = None,
     repair: bool = False,
+    workers: int = 1,
+    engine: EngineName = "processes",
     segment_rows: int = 65_536,
     quiet: bool = False,
     set: Mapping[str, object] | None = None,  # noqa: A002 # as the command line's --set
@@ -78,6 +82,9 @@ def build(
         append: add the data to the finished index in `out`, which must be of the same run and method.
         shard: "i/N": compute part i of N of the shards; the process that ends last seals the index.
         repair: check every byte of a finished index, and recompute damaged parts.
+        workers: processes that compute the index; the rows are sent to each of them.
+        engine: "processes" of this machine, or "ray": actors, of the cluster that RAY_ADDRESS names or else on this
+            machine, each with a GPU of its own if the run is on one.
         segment_rows: maximum examples per segment.
         quiet: no progress on stderr.
         set: fields of the method to change, as `--set` does: {"damping": 0.1, "unit_norm": True, "top": 20}.
@@ -118,7 +125,11 @@ def build(
     wanted = stored_method(method, **given)
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
-    build_index(one, examples, Path(out), wanted, options)
+    if workers == 1 and engine == "processes":
+        build_index(one, examples, Path(out), wanted, options)
+    else:
+        shared = engine_of(workers, engine, gpu=one.placement.device.startswith("cuda"))
+        build_in_parts(one, examples, Path(out), wanted, options, shared, workers)
     how = {"trust_remote_code": one.trust_remote_code, "partial": shard is not None, "device": one.placement.device}
     return Index(out, one.joined or one.path, base=one.info.base, **cast("Any", how))
 

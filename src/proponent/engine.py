@@ -8,10 +8,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from proponent.errors import InputError
 from proponent.processes import SAFE
+
+EngineName = Literal["processes", "ray"]
+"""Processes of this machine, or actors of Ray."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,10 +60,16 @@ class LocalProcesses:
                 ) from error
 
 
-def engine_of(workers: int) -> Engine:
-    """Choose an engine for a number of processes; one worker means this process."""
+def engine_of(workers: int, name: EngineName = "processes", *, gpu: bool = False) -> Engine:
+    """Choose an engine for a number of processes; one worker means this process, or one actor of Ray."""
     if workers < 1:
         raise InputError(f"--workers {workers}: it must be at least 1")
+    if name not in get_args(EngineName):
+        raise InputError(f"engine is {name!r}: choose one of {', '.join(get_args(EngineName))}")
+    if name == "ray":
+        from proponent.ray_actors import RayActors  # only if it is asked for
+
+        return RayActors(workers, gpu)
     return InProcess() if workers == 1 else LocalProcesses(workers)
 
 

@@ -13,6 +13,7 @@ from proponent.cli.lines import echo
 from proponent.cli.options import BuildOptions, Data, Device, MethodOptions, ModelOptions, OutputOptions, RunFolder
 from proponent.cli.rollback import ChangeOptions
 from proponent.cli.slurm import script_of
+from proponent.engine import EngineName
 from proponent.errors import InputError
 
 if TYPE_CHECKING:
@@ -175,6 +176,11 @@ def index(
         typer.Option(metavar="i/N", help="Compute part i of N (0-based); the last part seals the index."),
     ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Check every byte; recompute damaged parts.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that compute the index.")] = 1,
+    engine: Annotated[
+        EngineName,
+        typer.Option(help="Where they run: this machine, or actors of Ray (of the cluster RAY_ADDRESS, or here)."),
+    ] = "processes",
     slurm: Annotated[
         str | None,
         typer.Option(metavar="N", callback=script_of, help="Print a Slurm array script of N parts, and do no more."),
@@ -182,12 +188,12 @@ def index(
 ) -> None:
     """Build the index of a training set under a method, or resume an unfinished one."""
     if slurm is not None:
-        if shard is not None:
-            raise InputError("--slurm N shares the shards out itself: leave --shard out")
+        if shard is not None or workers > 1 or engine != "processes":
+            raise InputError("--slurm N shares the shards out itself: leave --shard, --workers and --engine out")
         echo(slurm)
         return
     settings: dict[str, Any] = building.settings() | {"append": append, "shard": shard, "repair": repair}
-    settings |= vars(counting)
+    settings |= vars(counting) | {"workers": workers, "engine": engine}
     from proponent.api import build
     from proponent.index import summed
 

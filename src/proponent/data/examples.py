@@ -3,7 +3,7 @@
 import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
 from typing import Any, overload
@@ -72,6 +72,11 @@ class Examples(Sequence[Example]):
         self._table = table  # a pyarrow.Table of the validated columns, with the rows of the source
         self._parts = {name: Column(table.column(name)) for name in table.column_names}
         self._rows = range(source.rows) if rows is None else rows
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: the validated columns; columns without a role stay behind."""
+        kept = replace(self._source, get=_not_sent, schema=None)
+        return _sent, (kept, self._table, self.columns, self.label_names, self.warnings, self._rows, self.layout)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -189,6 +194,24 @@ class Examples(Sequence[Example]):
         for _, values in self._blocks((*_HASHED, *rare)):
             digest.update(b"".join(map(_spelled, *values)))
         return digest.hexdigest()
+
+
+def _sent(
+    source: RawTable,
+    table: Any,
+    columns: Columns,
+    label_names: tuple[str, ...] | None,
+    warnings: tuple[str, ...],
+    rows: Rows,
+    layout: Layout,
+) -> Examples:
+    return Examples(
+        source, table, columns=columns, label_names=label_names, warnings=warnings, rows=rows, layout=layout
+    )
+
+
+def _not_sent(column: str) -> Sequence[object]:
+    raise KeyError(f"column {column!r} was not sent to this process")
 
 
 def _example(

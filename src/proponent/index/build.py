@@ -1,7 +1,7 @@
 """Build an index: store each example's gradient at each checkpoint; sharded, resumable, in parallel processes."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +60,21 @@ _SMALLER = "--rows int8 or a method that keeps fewer tokens (tracin-we-topk)"
 
 
 def build(
-    run: Run, examples: Examples, folder: Path, method: Term, options: Options = DEFAULTS
+    run: Run,
+    examples: Examples,
+    folder: Path,
+    method: Term,
+    options: Options = DEFAULTS,
+    ahead: Callable[["Build"], None] | None = None,
 ) -> tuple[SkippedRow, ...]:
-    """Build an index, resume an unfinished one, or append to a finished one."""
+    """Build an index, resume an unfinished one, or append to a finished one; `ahead` may have shards computed."""
     options.check()
     if not len(examples):
         raise DataError(f"{examples.name} has no rows: there is nothing to index")
     made = Build(run, examples, folder, method, options)
     try:
+        if ahead is not None and made.writer.finished is None:
+            ahead(made)
         return made.run_all()
     finally:
         made.writer.close()

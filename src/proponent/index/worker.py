@@ -27,6 +27,7 @@ from proponent.preconditioners.batches import Batch, StoredBatch
 from proponent.progress import track
 from proponent.store import SkippedRow, Writer
 from proponent.store.shard_outputs import REQUIRED, ShardOutputs
+from proponent.types import CheckpointId
 
 KEPT_BYTES = 48 * 2**20
 """Maximum bytes of cached encoded examples: of a whole data set once its tokens are counted, or of one segment for the
@@ -90,6 +91,7 @@ class Worker:
         self._given, self._clock = encoded, clock
         self._encoded: dict[int, list[Encoded]] = {}
         self._mine = shard_of(options.shard)
+        self._held: tuple[CheckpointId, GradientComputer] | None = None  # of a process that computes parts
 
     def gradients(self, writer: Writer, cuts: list[SegmentPlan], at: int) -> None:
         """Compute the shards of a segment that no process has computed."""
@@ -100,6 +102,24 @@ class Worker:
         part = f" ({at + 1} of {len(cuts)})" if len(cuts) > 1 else ""
         for checkpoint in self.checkpoints:
             self._checkpoint(writer, one, checkpoint, before, part)
+
+    def part(self, writer: Writer, cuts: list[SegmentPlan], step: CheckpointId, number: int, of: int) -> None:
+        """Compute every `of`-th shard of a checkpoint, from one number on; its model stays loaded for the next part."""
+        checkpoint = next(one for one in self.checkpoints if one.id == step)
+        first = 0
+        for one in cuts:
+            count = len(one.planned.shards) - 1
+            missing = [] if writer.is_finished(one.planned.name) else self._missing(writer, one, checkpoint)
+            mine = [shard for shard in missing if (first + shard) % of == number]
+            first += count
+            if not mine:
+                continue
+            if self._held is None or self._held[0] != step:
+                self._held, self._encoded = None, {}  # before the next model is loaded
+                self._held = step, self._pass(checkpoint)
+            self._table_of(writer, checkpoint, self._held[1])
+            self._shards(writer, one, checkpoint, self._held[1], mine, "")
+            self._say(self._held[1].notes)
 
     def complete(self, writer: Writer, one: SegmentPlan) -> bool:
         """Whether all shards of a segment exist, whichever process computed them."""
