@@ -181,8 +181,7 @@ def check_answer(content: dict[str, Any], rows: Any) -> None:
     assert list(content)[:2] == ["proponent", "method"]
     assert set(content) == {
         "proponent", "method", "checkpoints", "embedding_path", "loss", "query", "proponents", "opponents",
-        "baselines", "words_are", "notes",
-        "caveat",
+        "baselines", "words_are", "notes", "caveat", "score_counts",
     }  # fmt: skip
     assert content["proponent"] == proponent.__version__
     assert [set(one) for one in content["checkpoints"]] == [{"step", "learning_rate", "rule", "run"}] * 2

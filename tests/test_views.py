@@ -23,6 +23,7 @@ from answers import (
     make_answer,
     make_bias,
     make_comparison,
+    make_counted_answer,
     make_labels,
     make_pair_answer,
     make_poison,
@@ -243,7 +244,7 @@ def test_optional_keys_appear_with_a_pair() -> None:
     assert make_text_answer().to_dict()["proponents"][0]["label"] is None
 
 
-@pytest.mark.parametrize("answer", [make_answer(), make_pair_answer(), make_text_answer()])
+@pytest.mark.parametrize("answer", [make_answer(), make_counted_answer(), make_pair_answer(), make_text_answer()])
 def test_a_saved_answer_comes_back_whole(answer: Explanation, tmp_path: Path) -> None:
     answer.save(tmp_path / "why.json")
     back = Explanation.from_dict(json.loads((tmp_path / "why.json").read_text(encoding="utf-8")))
