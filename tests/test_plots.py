@@ -465,6 +465,7 @@ def test_hostile_names_stay_texts() -> None:
         np.random.default_rng(0).random((4, 2)), Kinds(HOSTILE, codes, (HOSTILE, "b" + HOSTILE)),
         title=HOSTILE, x_name=HOSTILE, y_name=HOSTILE, chosen=lit,
         cell_url=lambda column, row: f"/table?area={column}+{row}",
+        pages=lambda examples: [(HOSTILE, f"/example?id={at}%22") for at in examples],
     )  # fmt: skip
     scores = histogram([1.0, 2.0], [True, False], title=HOSTILE, value_name=HOSTILE, part_name=HOSTILE)
     source = (

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
+from jaxtyping import Int
 
 from proponent.actions.example_map import NAMES, ExampleMap, axis_name, said
 from proponent.errors import InputError
@@ -84,6 +85,7 @@ def map_screen(shown: OpenIndex, state: MapState) -> MapScreen:
         y_name=axis_name(made, 1),
         chosen=lit,
         cell_url=lambda column, row: cells.url("/table", area=area_name(made.space, column, row)),
+        pages=lambda examples: _pages(shown, examples),
     )
     plain = MapState(index=state.index, space=state.space, colour=state.colour)
     return replace(
@@ -93,6 +95,12 @@ def map_screen(shown: OpenIndex, state: MapState) -> MapScreen:
         lit=Link(words, plain.url("/map")) if words else None,
         unlit=len(lit) - len(plot.highlights),
     )
+
+
+def _pages(shown: OpenIndex, examples: Int[np.ndarray, " m"]) -> list[tuple[str, str]]:
+    """Ids and pages of some examples."""
+    url = ExampleState(index=shown.name).url
+    return [(one, url("/example", id=one)) for one in map(str, shown.table.whole.values("id", examples))]
 
 
 def _kinds(shown: OpenIndex, made: ExampleMap, colour: str) -> Kinds | None:
