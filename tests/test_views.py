@@ -37,6 +37,7 @@ from proponent.views import (
     axes,
     bias,
     comparison,
+    counted_scores,
     distribution,
     error_report,
     evaluation,
@@ -84,7 +85,7 @@ PAGES: list[Page] = [
 ]
 MODULES = (
     *(acting, bias, comparison, explanation, evaluation, frames, page, plot, poison, reports),
-    *(axes, distribution, example_map, histogram, scatter),
+    *(axes, counted_scores, distribution, example_map, histogram, scatter),
     *(row_suspects, text_marks, suspects, hit, hits, word_pair, overlap, facts, error_report, prediction_report),
 )
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
@@ -108,6 +109,7 @@ def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(explanation) == undocumented(suspects) == undocumented(evaluation) == undocumented(bias) == []
     assert undocumented(acting) == undocumented(row_suspects) == undocumented(comparison) == undocumented(plot) == []
     assert undocumented(frames) == undocumented(axes) == undocumented(distribution) == undocumented(histogram) == []
+    assert undocumented(counted_scores) == without_help(scatter.MapPoint) == []
     assert undocumented(example_map) == without_help(scatter.Scatter) == without_help(scatter.MarkKind) == []
     assert without_help(scatter.MapCell) == without_help(scatter.Highlight) == []
     assert undocumented(reports) == undocumented(prediction_report) == []

@@ -27,7 +27,7 @@ from proponent.actions.decisions import Decision
 from proponent.data import columns
 from proponent.store import Store, delete, watch
 from proponent.store.inventory import inventory
-from proponent.views import Explanation, counted_scores, frames, histogram, text_marks, turns
+from proponent.views import Explanation, counted_scores, frames, histogram, scatter, text_marks, turns
 from proponent.views.frames import Screen
 from proponent.views.page import TEMPLATES, environment
 from proponent.web import bulk, downloads, layout, questions, table_columns
@@ -721,7 +721,7 @@ def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
 
 MODULES = (
     layout, ask, bulk, comparison, confusion, errors, example, example_map, groups, home, index_pages, pick,
-    predictions, questions, table_pages, counted_scores, histogram,
+    predictions, questions, table_pages, counted_scores, histogram, scatter,
 )  # fmt: skip
 CONTEXTS = [
     kind

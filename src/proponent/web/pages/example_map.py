@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from jaxtyping import Int
 
-from proponent.actions.example_map import NAMES, ExampleMap, axis_name, said
+from proponent.actions.example_map import COLOURS, NAMES, ExampleMap, axis_name, said, title_of
 from proponent.errors import InputError
 from proponent.views.frames import Link, Screen
 from proponent.views.scatter import Kinds, Scatter, influence_kinds, plain_kinds, scatter
@@ -19,18 +19,6 @@ from proponent.web.table import NO_VALUE
 
 Lit = tuple[int, str, str, str]
 """An example that stands out: number, side, name and URL."""
-
-COLOURS = {
-    "label": "given label",
-    "predicted": "predicted class",
-    "flag": "likely wrong",
-    "source": "source",
-    "system": "system prompt",
-    "format": "format",
-    "influence": "influence of all other examples",
-    "plain": "nothing",
-}
-"""What the marks may be coloured by, in the order of the page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +67,7 @@ def map_screen(shown: OpenIndex, state: MapState) -> MapScreen:
     plot = scatter(
         made.places,
         kinds,
-        title=f"Training examples by their {NAMES[made.space]}"
-        + (f", coloured by {COLOURS[colour]}" if colour != "plain" else ""),
+        title=title_of(made, kinds.title),
         x_name=axis_name(made, 0),
         y_name=axis_name(made, 1),
         chosen=lit,
