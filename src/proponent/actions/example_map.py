@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.actions.label_errors import judge, support
 from proponent.actions.row_influence import row_influence
+from proponent.data import from_json
+from proponent.data.conversation_columns import format_of, system_prompt
 from proponent.errors import InputError
 from proponent.gradients.gradient import Gradient
-from proponent.index.group_columns import FORMAT, SYSTEM, group_columns
 from proponent.method import EmbeddingRows, Gradients, Layers
 from proponent.store import Store
 from proponent.store.rows import decode_arrays
@@ -44,8 +45,8 @@ COLOURS = {
 }
 """What the marks may be coloured by, in the order of pages."""
 
-_GROUPED = {"source": "source", "system": SYSTEM, "format": FORMAT}
-"""Columns of `group_columns` by colour."""
+_GROUPED = ("source", "system", "format")
+"""Colours that are values of a column, or of what conversations hold."""
 
 MOST_WIDTH = 4096
 """Width of the widest vectors that a map is made of: its cost grows with the square."""
@@ -134,8 +135,7 @@ def influence(store: Store) -> Float[np.ndarray, " n"]:
 def colours(store: Store) -> tuple[str, ...]:
     """What the marks may be coloured by, besides the influence, which only some methods have."""
     own = ("label", "predicted", "flag") if store.plan.label_names is not None else ()
-    grouped = group_columns(store)
-    return (*own, *(name for name, column in _GROUPED.items() if column in grouped), "influence", "plain")
+    return (*own, *(one for one in _GROUPED if any(_grouped(store, one))), "influence", "plain")
 
 
 def kinds_of(store: Store, made: ExampleMap, colour: str) -> Kinds:
@@ -162,7 +162,7 @@ def kinds_of(store: Store, made: ExampleMap, colour: str) -> Kinds:
     if colour == "plain":
         return plain_kinds(store.n)
     if colour in _GROUPED:
-        values, codes = np.unique(np.asarray(group_columns(store)[_GROUPED[colour]], dtype=object), return_inverse=True)
+        values, codes = np.unique(np.asarray(_grouped(store, colour), dtype=object), return_inverse=True)
         return Kinds(COLOURS[colour], codes.astype(np.int64), tuple(map(str, values)))
     judged, names = judge(store), tuple(store.plan.label_names or ())
     if colour == "flag":
@@ -214,6 +214,18 @@ def said(made: ExampleMap) -> str:
         f"Each mark is a training example, placed by {SPACES[made.space]}. The two axes are the directions in which "
         f"these {made.width:,} numbers vary most; what lies near on a map may be far apart in other directions."
     )
+
+
+def _grouped(store: Store, colour: str) -> list[str]:
+    """The value of each example; empty where it has none."""
+    if colour == "source":
+        return ["" if one is None else str(one) for one in store.examples["source"]]
+    held = [None if one is None else from_json(one) for one in store.examples["content"]]
+    if not any(one is not None for one in held):
+        return []
+    if colour == "system":
+        return [system_prompt(one) for one in held]
+    return [format_of(one, target) for one, target in zip(held, store.examples["target"], strict=True)]
 
 
 def _kinds(store: Store, made: ExampleMap, notes: list[str]) -> Kinds:
