@@ -59,9 +59,6 @@ def test_every_colour_of_an_index_is_that_of_its_examples(news: Tiny, lines: Tin
     assert helped == (influence(store) >= 0).tolist()
     other = Store(lines.index)
     assert "label" not in colours(other)
-    if "source" in colours(other):
-        kinds = kinds_of(other, example_map(other), "source")
-        assert [kinds.names[at] for at in kinds.codes] == [one or "" for one in other.examples["source"]]
     with pytest.raises(InputError, match="the examples of this index have no given label: choose one of "):
         kinds_of(other, example_map(other), "label")
     assert {*colours(store), *colours(other)} <= set(COLOURS)

@@ -760,7 +760,10 @@ def test_every_face_counts_the_examples_that_may_be_found(news: tiny.Tiny, tmp_p
     assert (len(index), index.summary["examples"], index.summary["deleted"]) == (left, left, 2)
     assert f"{left} examples" in repr(index)
     assert index.scores(["The bank said"]).shape == (1, left + 2)
-    assert index.explain("The bank said", k=1).n_examples == left
+    answer = index.explain("The bank said", k=1)
+    assert answer.n_examples == left
+    assert answer.score_counts is not None
+    assert (answer.score_counts.total, answer.score_counts.left_out) == (left, 2)
     held = inventory(index.store)
     assert (held["examples"], held["deleted"], held["skipped"]) == (left, 2, 0)
     assert f"training examples {left} " in made.get("/about").seen
