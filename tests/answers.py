@@ -33,6 +33,7 @@ from proponent.views.bias import (
     WordUse,
 )
 from proponent.views.comparison import ComparisonReport, FigureTable
+from proponent.views.counted_scores import ScoreCounts
 from proponent.views.plot import Band, Plot
 from proponent.views.poison import PoisonReport, PoisonSuspect, RetrainedModel, TriggerWord
 
@@ -181,6 +182,12 @@ def make_answer() -> Explanation:
         notes=("2 of 7,600 training examples were left out: their gradient is not finite (rows 17 and 3,340).",),
         n_examples=7600,
     )  # fmt: skip
+
+
+def make_counted_answer() -> Explanation:
+    """The same answer with the scores of all training examples."""
+    counts = (3, 0, 7, 610, 6200, 700, 60, 12, 5, 1)
+    return replace(make_answer(), score_counts=ScoreCounts(-0.45, 0.45, counts, left_out=2))
 
 
 def make_pair_answer() -> Explanation:

@@ -25,7 +25,7 @@ from tiny import NEWS, Tiny, write_csv
 PANELS = {
     "Start": ["demo", "train", "check"],
     "Index": ["plan", "index", "info", "verify", "delete", "merge"],
-    "Explain": ["explain", "groups", "report", "serve", "methods"],
+    "Explain": ["explain", "groups", "report", "serve", "map", "methods"],
     "Clean data": ["labels", "poison", "bias", "apply", "compare"],
     "Act": ["mend", "weigh", "prune", "spectrum", "nmtune"],
     "Compare": ["unlearn", "transfer", "probe"],
@@ -176,13 +176,12 @@ def check_hit(hit: dict[str, Any], content: dict[str, Any], rows: Any) -> None:
         check_word(pair, content["query"], hit)
 
 
-def check_answer(content: dict[str, Any], rows: Any) -> None:
+def check_answer(content: dict[str, Any], rows: Any, *, alone: bool = True) -> None:
     """The schema of DESIGN.md, and that the numbers belong together."""
     assert list(content)[:2] == ["proponent", "method"]
     assert set(content) == {
         "proponent", "method", "checkpoints", "embedding_path", "loss", "query", "proponents", "opponents",
-        "baselines", "words_are", "notes",
-        "caveat",
+        "baselines", "words_are", "notes", "caveat", *(("score_counts",) if alone else ()),
     }  # fmt: skip
     assert content["proponent"] == proponent.__version__
     assert [set(one) for one in content["checkpoints"]] == [{"step", "learning_rate", "rule", "run"}] * 2
@@ -272,7 +271,7 @@ def test_a_file_of_queries_gives_a_line_each(said: Said, news: Tiny, tmp_path: P
     assert [one["query"]["text"] for one in answers] == [one["title"] for one in asked]
     assert [one["query"]["label"] for one in answers] == ["World", "Business"]
     for one in answers:
-        check_answer(one, NEWS)
+        check_answer(one, NEWS, alone=False)
     marked = (tmp_path / "both.html").read_text(encoding="utf-8")  # words of a query are marked and said
     page = re.sub(r"<[^>]+>", "", re.sub(r'<span class="wh-vh">.*?</span>', "", marked))
     assert all(html.escape(one["title"], quote=False) in page for one in asked)

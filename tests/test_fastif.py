@@ -255,6 +255,11 @@ def test_groups_are_refused(bert: Truth, fresh: Folder) -> None:
         next(iter(index.explain_many(queries, aggregate="rank")))
 
 
+def test_an_answer_has_no_scores_of_examples_that_are_not_compared(bert: Truth, fresh: Folder) -> None:
+    index = build(bert, fresh("index"), "fastif", layers="head")
+    assert index.explain(bert.queries[0]["text"], k=2).score_counts is None
+
+
 def test_threads_read_training_texts_one_after_another(bert: Truth, fresh: Folder) -> None:
     index = build(bert, fresh("index"), "fastif", layers="head")
     texts, row, inside = TrainingTexts(index.store, index._loaded), index.store.row, list[int]()

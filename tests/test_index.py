@@ -51,6 +51,21 @@ def test_many_at_once_equal_one_by_one(index: proponent.Index):
         same(answer, index.explain(query.text, label=query.label, k=5))
 
 
+def test_a_single_question_has_the_scores_of_all_examples(index: proponent.Index, scores: np.ndarray):
+    answer = index.explain(ASKED[0], k=3)
+    assert answer.score_counts is not None
+    assert (answer.score_counts.total, answer.score_counts.left_out) == (len(NEWS), 0)
+    assert answer.score_counts.low == pytest.approx(scores[0].min())
+    assert answer.score_counts.high == pytest.approx(scores[0].max())
+    (alone,) = index.explain_many(ASKED[:1], k=3)
+    assert alone.score_counts == answer.score_counts
+    filtered = index.explain(ASKED[0], k=3, where={"label": "World"})
+    assert filtered.score_counts == answer.score_counts
+    assert index.explain_group(ASKED, k=3).score_counts is not None
+    assert [one.score_counts for one in index.explain_many(ASKED, k=3)] == [None] * 3, "memory, and pages, stay small"
+    assert index.explain(ASKED[0], aggregate="rank").score_counts is None
+
+
 def test_no_queries_give_no_answers(index: proponent.Index):
     assert list(index.explain_many([])) == []
     assert index.scores([]).shape == (0, len(NEWS))

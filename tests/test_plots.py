@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 import proponent
 import tiny
-from answers import make_answer, make_labels
+from answers import make_answer, make_counted_answer, make_labels
 from markup import Structure
 from proponent.actions.example_map import _summed, example_map, influence, report, spaces
-from proponent.errors import InputError
+from proponent.errors import DataError, InputError
 from proponent.gradients.forms import Rows
 from proponent.gradients.gradient import Gradient
 from proponent.store import Store
+from proponent.views import Explanation
 from proponent.views.axes import BOTTOM, PLOT_HEIGHT, PLOT_WIDTH, TOP, Scale, key, round_values
 from proponent.views.distribution import MOST_CLASSES, Distribution
 from proponent.views.example_map import MapReport
@@ -42,7 +43,7 @@ from proponent.views.scatter import (
     plain_kinds,
     scatter,
 )
-from proponent.views.score_counts import flagged_scores, histogram
+from proponent.views.score_counts import count_scores, flagged_scores, histogram
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 HOSTILE = '</svg><script>alert(1)</script>"><img src=x onerror=alert(1)>'
@@ -84,6 +85,57 @@ def test_odd_ranges_have_a_scale() -> None:
 
 
 # Histograms.
+
+
+@given(st.lists(numbers | st.sampled_from([math.nan, -math.inf, 0.0]), min_size=1, max_size=60))
+def test_counted_scores_are_the_same_histogram(values: list[float]) -> None:
+    """What is stored (bounds and counts) gives the bins again, to the last bit."""
+    kept = count_scores(np.asarray(values))
+    plot = histogram(values, title="t", value_name="v")
+    if plot is None:
+        assert kept is None
+        return
+    assert kept is not None
+    assert kept.plot([]).bins == plot.bins
+    assert (kept.total, kept.left_out) == (plot.total, plot.left_out)
+    finite = [one for one in values if math.isfinite(one)]
+    for score in finite:
+        (own,) = [one for one in plot.bins if one.low <= score < one.high or score == one.high == plot.bins[-1].high]
+        beyond = [one for one in finite if one >= own.low] if score > 0 else [
+            one for one in finite if one < own.high or own == plot.bins[-1]]  # fmt: skip
+        assert kept.beyond(score) == len(beyond)
+
+
+def test_the_lines_of_an_answer_are_its_last_listed_scores() -> None:
+    answer = make_counted_answer()
+    plot = answer.by_score
+    assert plot is not None
+    assert [one.at for one in plot.thresholds] == [answer.proponents[-1].score, answer.opponents[-1].score]
+    helped, hurt = (one.text for one in plot.thresholds)
+    assert helped == "the last example that helped has 0.041: 778 of 7,598 are in the bar at this line or right of it"
+    assert "the last example that hurt has -0." in hurt
+    assert "or left of it" in hurt
+    assert "most of the 7,598 examples, 6,200, lie from -0.09 to below" in plot.description
+    html, bare = document(answer), document(make_answer())
+    assert html.count("Scores of all training examples for this question") == 3
+    assert "Scores of all training examples" not in bare
+    assert "2 without a finite score are not drawn" in html
+    assert '<th scope="row">from -0.45 to below -0.36</th><td>3</td>' in html
+    assert plot.thresholds[0].text in answer.notebook()
+    assert replace(answer, proponents=(), opponents=()).by_score.thresholds == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"low": math.nan}, {"low": 2.0}, {"high": math.inf}, {"low": -1e308}, {"low": 0.45}, {"counts": ()},
+     {"counts": (1, -1)}, {"left_out": -1}, {"counts": (1,) * 1001}, {"counts": (2**60,)}, {"counts": "12"},
+     {"counts": (1.5,)}, {"low": "x"}],
+)  # fmt: skip
+def test_stored_counts_that_cannot_be_drawn_are_refused(change: dict[str, object]) -> None:
+    content = make_counted_answer().to_dict()
+    content["score_counts"] |= change
+    with pytest.raises(DataError, match="not a saved answer: score_counts"):
+        Explanation.from_dict(content)
 
 
 @given(st.lists(st.tuples(numbers | st.sampled_from([math.nan, math.inf]), st.booleans()), min_size=1, max_size=60))
@@ -413,6 +465,7 @@ def test_hostile_names_stay_texts() -> None:
         np.random.default_rng(0).random((4, 2)), Kinds(HOSTILE, codes, (HOSTILE, "b" + HOSTILE)),
         title=HOSTILE, x_name=HOSTILE, y_name=HOSTILE, chosen=lit,
         cell_url=lambda column, row: f"/table?area={column}+{row}",
+        pages=lambda examples: [(HOSTILE, f"/example?id={at}%22") for at in examples],
     )  # fmt: skip
     scores = histogram([1.0, 2.0], [True, False], title=HOSTILE, value_name=HOSTILE, part_name=HOSTILE)
     source = (

@@ -11,7 +11,8 @@ import proponent
 from oracle import Place, Settings, tracin
 from proponent.errors import InputError
 from proponent.gradients.computer import GradientComputer
-from proponent.search import Search, assign, vocabulary_heads
+from proponent.index.query_input import queries_of
+from proponent.search import Search, Where, assign, vocabulary_heads
 from proponent.store import Store
 from proponent.types import CheckpointId
 from truth import NAMES, RATES, Row, Truth, classifier_run, decoder_run, lm_run, pair_run
@@ -403,3 +404,17 @@ def test_factors_of_the_queries_give_what_their_tables_give(gpt2: Truth, fresh: 
     by_factors = ask(index, gpt2.queries)
     monkeypatch.setattr(vocabulary_heads, "_few_positions", lambda *_: False)
     np.testing.assert_allclose(by_factors, ask(index, gpt2.queries), rtol=1e-5, atol=1e-6 * np.abs(by_factors).max())
+
+
+@pytest.mark.parametrize("method", [*METHODS, "grad-cos-mid", "grad-cos-bm25", "bm25"])
+@pytest.mark.parametrize("label", [None, NAMES[0]])
+def test_a_ranking_with_all_scores_is_the_same_ranking(bert: Truth, built: Any, method: str, label: str | None) -> None:
+    """One pass gives both: equal to those of the pruned search and of a pass for the scores alone."""
+    index = built(method)
+    where = Where() if label is None else Where(labels=[label])
+    batch = index._ask(queries_of([one["text"] for one in bert.queries[:2]]), None)
+    rankings, scores = index._scorer.top_with_scores(batch, [0, 1], 4, where)
+    np.testing.assert_allclose(scores, index._scorer.scores(batch, [0, 1]), rtol=1e-12, atol=0)
+    for one, alone in zip(rankings, index._scorer.top(batch, [0, 1], 4, where), strict=True):
+        for name in ("proponents", "proponent_scores", "opponents", "opponent_scores"):
+            assert getattr(one, name).tolist() == getattr(alone, name).tolist(), name

@@ -23,6 +23,7 @@ from answers import (
     make_answer,
     make_bias,
     make_comparison,
+    make_counted_answer,
     make_labels,
     make_pair_answer,
     make_poison,
@@ -36,6 +37,7 @@ from proponent.views import (
     axes,
     bias,
     comparison,
+    counted_scores,
     distribution,
     error_report,
     evaluation,
@@ -83,7 +85,7 @@ PAGES: list[Page] = [
 ]
 MODULES = (
     *(acting, bias, comparison, explanation, evaluation, frames, page, plot, poison, reports),
-    *(axes, distribution, example_map, histogram, scatter),
+    *(axes, counted_scores, distribution, example_map, histogram, scatter),
     *(row_suspects, text_marks, suspects, hit, hits, word_pair, overlap, facts, error_report, prediction_report),
 )
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
@@ -107,6 +109,7 @@ def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(explanation) == undocumented(suspects) == undocumented(evaluation) == undocumented(bias) == []
     assert undocumented(acting) == undocumented(row_suspects) == undocumented(comparison) == undocumented(plot) == []
     assert undocumented(frames) == undocumented(axes) == undocumented(distribution) == undocumented(histogram) == []
+    assert undocumented(counted_scores) == without_help(scatter.MapPoint) == []
     assert undocumented(example_map) == without_help(scatter.Scatter) == without_help(scatter.MarkKind) == []
     assert without_help(scatter.MapCell) == without_help(scatter.Highlight) == []
     assert undocumented(reports) == undocumented(prediction_report) == []
@@ -243,7 +246,7 @@ def test_optional_keys_appear_with_a_pair() -> None:
     assert make_text_answer().to_dict()["proponents"][0]["label"] is None
 
 
-@pytest.mark.parametrize("answer", [make_answer(), make_pair_answer(), make_text_answer()])
+@pytest.mark.parametrize("answer", [make_answer(), make_counted_answer(), make_pair_answer(), make_text_answer()])
 def test_a_saved_answer_comes_back_whole(answer: Explanation, tmp_path: Path) -> None:
     answer.save(tmp_path / "why.json")
     back = Explanation.from_dict(json.loads((tmp_path / "why.json").read_text(encoding="utf-8")))

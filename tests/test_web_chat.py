@@ -15,7 +15,9 @@ import chat
 import proponent
 from explorer import Browser, Reply, lines
 from markup import Structure
+from proponent.actions.example_map import colours, example_map, kinds_of
 from proponent.errors import InputError
+from proponent.index.group_columns import group_columns
 from proponent.web import conversation
 from proponent.web.pages.pick import Pick
 from proponent.web.states import ExampleState, Question, QuestionState, TableState
@@ -396,3 +398,13 @@ def test_the_strip_says_what_is_copied_of_the_piece_that_counts(index: proponent
     other = index.explain(ASKED, target=ANSWER, against_target=OTHER, k=1, baselines=False)
     assert other.proponents[0].overlap is not None
     assert other.proponents[0].overlap.of == 8
+
+
+def test_a_map_is_coloured_by_what_conversations_hold(browser: Browser, index: proponent.Index) -> None:
+    """As the page of the explorer counts its facets, and as sums are grouped."""
+    made, columns = example_map(index.store), group_columns(index.store)
+    for colour, column in (("source", "source"), ("system", "system prompt"), ("format", "format")):
+        assert colour in colours(index.store)
+        kinds = kinds_of(index.store, made, colour)
+        assert [kinds.names[code] for code in kinds.codes] == columns[column]
+        assert f"coloured by {kinds.title}" in browser.finished(f"/map?colour={colour}").seen

@@ -27,7 +27,7 @@ from proponent.actions.decisions import Decision
 from proponent.data import columns
 from proponent.store import Store, delete, watch
 from proponent.store.inventory import inventory
-from proponent.views import Explanation, frames, text_marks, turns
+from proponent.views import Explanation, counted_scores, frames, histogram, scatter, text_marks, turns
 from proponent.views.frames import Screen
 from proponent.views.page import TEMPLATES, environment
 from proponent.web import bulk, downloads, layout, questions, table_columns
@@ -723,7 +723,7 @@ def test_templates_link_only_what_states_and_doors_make(path: Path) -> None:
 
 MODULES = (
     layout, ask, bulk, comparison, confusion, errors, example, example_map, groups, home, index_pages, losses,
-    pick, predictions, questions, table_pages, test_set_frame,
+    pick, predictions, questions, table_pages, test_set_frame, counted_scores, histogram, scatter,
 )  # fmt: skip
 CONTEXTS = [
     kind
@@ -762,7 +762,10 @@ def test_every_face_counts_the_examples_that_may_be_found(news: tiny.Tiny, tmp_p
     assert (len(index), index.summary["examples"], index.summary["deleted"]) == (left, left, 2)
     assert f"{left} examples" in repr(index)
     assert index.scores(["The bank said"]).shape == (1, left + 2)
-    assert index.explain("The bank said", k=1).n_examples == left
+    answer = index.explain("The bank said", k=1)
+    assert answer.n_examples == left
+    assert answer.score_counts is not None
+    assert (answer.score_counts.total, answer.score_counts.left_out) == (left, 2)
     held = inventory(index.store)
     assert (held["examples"], held["deleted"], held["skipped"]) == (left, 2, 0)
     assert f"training examples {left} " in made.get("/about").seen

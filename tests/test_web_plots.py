@@ -1,5 +1,6 @@
 """Plots in the explorer: each bar and each cell leads to exactly its examples; maps are computed in the background."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -8,19 +9,22 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 import pytest
 
+import proponent
 import tiny
 from explorer import Browser, Reply
 from proponent.actions.example_map import example_map
 from proponent.store import Store
-from proponent.views.scatter import cells_of
+from proponent.views import scatter
+from proponent.views.scatter import cells_of, frame_of
+from proponent.views.score_counts import histogram
 from proponent.web import maps
 from proponent.web.pages.example_map import answer_on_map
-from proponent.web.states import MapState, QuestionState, TableState
+from proponent.web.states import MapState, Question, QuestionState, TableState
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,31 @@ def test_a_cell_of_the_map_leads_to_exactly_its_examples(browser: Browser, space
     assert len(page.body) < 60_000
 
 
+def test_a_point_of_the_map_leads_to_its_example(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = re.compile(
+        r'<a href="([^"]+)" tabindex="-1"><title>([^<]+)</title><path class="wh-dot" d="M([^ ]+) (.+)h0"/>'
+    )
+    table = browser.open_indexes.first.table
+    page = browser.finished("/map?space=hidden")
+    ids = [str(one) for one in table.whole.values("id", np.arange(len(table)))]
+    points = found.findall(page.text)
+    assert sorted(name for _, name, *_ in points) == sorted(ids)
+    made = example_map(Store(browser.open_indexes.first.folder), "hidden")
+    right, up = frame_of(made.places)
+    for url, name, x, y in points:
+        assert dict(parse_qsl(url.partition("?")[2].replace("&amp;", "&")))["id"] == name
+        place = made.places[ids.index(name)]
+        assert (float(x), float(y)) == (right.at(float(place[0])), up.at(float(place[1])))
+    seen = browser.get(points[7][0].replace("&amp;", "&")).seen
+    assert points[7][1] in seen
+    assert "Follow a point to its example, or a cell to its examples" in page.seen
+    monkeypatch.setattr(scatter, "MOST_POINTS", len(ids) - 1)
+    many = browser.finished("/map?space=hidden")
+    assert found.findall(many.text) == []
+    assert f"of up to {len(ids) - 1} drawn examples each is a link" in many.seen
+    assert links(many) == links(page)
+
+
 def test_colours_of_the_map(browser: Browser) -> None:
     colours = {
         "label": "coloured by given label",
@@ -137,6 +166,34 @@ def test_an_example_and_the_hits_of_an_answer_stand_out(browser: Browser) -> Non
     assert "Influence by checkpoint" in answer.seen
     asked = QuestionState(index=("news",), text="x", word="y", by="source")
     assert MapState.read(parse_qsl(answer_on_map(asked).partition("?")[2])).question == asked.question
+
+
+def test_an_answer_counts_the_scores_of_all_examples(browser: Browser, news: tiny.Tiny) -> None:
+    text = "The army and the cup"
+    page = browser.ask(text, k=2)
+    scores = proponent.open(news.index).scores([text])[0]
+    kept = browser.open_indexes.first.questions.get(Question(text, k=2))
+    assert kept is not None
+    plot = histogram(scores, title="t", value_name="v")
+    counts = kept.answer.score_counts
+    assert counts is not None
+    assert plot is not None
+    assert counts.total == len(scores)
+    assert counts.counts == tuple(one.count for one in plot.bins)
+    assert (counts.low, counts.high) == pytest.approx((plot.bins[0].low, plot.bins[-1].high))
+    (row,) = re.findall(f'<th scope="row">from {counts.low:.3g} to below [^<]*</th><td>([0-9]+)</td>', page.text)
+    assert int(row) == counts.counts[0]
+    for side, hits in (("helped", kept.answer.proponents), ("hurt", kept.answer.opponents)):
+        assert f"the last example that {side} has {hits[-1].score:.3g}:" in page.seen
+    path = browser.open_indexes.first.questions.folder / f"{kept.id}.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    del stored["answer"]["score_counts"]  # as stored by earlier versions
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    other = Browser(browser.open_indexes.first.folder)
+    former = other.get(f"/ask?{urlencode({'text': text, 'k': 2})}")
+    other.close()
+    assert "Influence by checkpoint" in former.seen
+    assert "Scores of all training examples" not in former.seen
 
 
 def test_a_map_is_computed_in_the_background_and_once(

@@ -83,6 +83,12 @@ class Scorer(Protocol[Queries]):
         """Return both ends of the ranking for each query."""
         return [TopKBothEnds.of(scores, k) for scores in self.scores(queries, rows)]
 
+    def top_with_scores(
+        self, queries: Queries, rows: Sequence[int], k: int, where: Filter | None = None
+    ) -> tuple[list[TopKBothEnds], Float[np.ndarray, "q n"] | None]:
+        """Return both ends of the rankings, and all scores; None where these would cost much more."""
+        return self.top(queries, rows, k, where), self.scores(queries, rows)
+
     def terms(self, queries: Queries, row: int, place: int) -> list[Float[np.ndarray, "w x"]]:  # noqa: ARG002
         """Split an example's score by its words and the query's, one matrix per checkpoint; empty without words."""
         return []

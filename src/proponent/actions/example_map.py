@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.actions.label_errors import judge, support
 from proponent.actions.row_influence import row_influence
+from proponent.data import from_json
+from proponent.data.conversation_columns import format_of, system_prompt
 from proponent.errors import InputError
 from proponent.gradients.gradient import Gradient
 from proponent.method import EmbeddingRows, Gradients, Layers
@@ -30,6 +32,21 @@ SPACES: dict[Space, str] = {
 """Vectors that a map can be made of."""
 
 NAMES: dict[Space, str] = {"hidden": "hidden states", "gradients": "gradients", "probabilities": "probabilities"}
+
+COLOURS = {
+    "label": "given label",
+    "predicted": "predicted class",
+    "flag": "likely wrong",
+    "source": "source",
+    "system": "system prompt",
+    "format": "format",
+    "influence": "influence of all other examples",
+    "plain": "nothing",
+}
+"""What the marks may be coloured by, in the order of pages."""
+
+_GROUPED = ("source", "system", "format")
+"""Colours that are values of a column, or of what conversations hold."""
 
 MOST_WIDTH = 4096
 """Width of the widest vectors that a map is made of: its cost grows with the square."""
@@ -115,18 +132,75 @@ def influence(store: Store) -> Float[np.ndarray, " n"]:
         ) from error
 
 
+def colours(store: Store) -> tuple[str, ...]:
+    """What the marks may be coloured by, besides the influence, which only some methods have."""
+    own = ("label", "predicted", "flag") if store.plan.label_names is not None else ()
+    return (*own, *(one for one in _GROUPED if any(_grouped(store, one))), "influence", "plain")
+
+
+def kinds_of(store: Store, made: ExampleMap, colour: str) -> Kinds:
+    """What tells the marks of a map apart.
+
+    Args:
+        store: an index.
+        made: a map of it.
+        colour: a name of `COLOURS`.
+
+    Returns:
+        The kind of each example.
+
+    Raises:
+        InputError: the examples of this index have no such property, or no sums of scores.
+    """
+    if colour not in colours(store):
+        raise InputError(
+            f"the examples of this index have no {COLOURS.get(colour, colour)}: choose one of "
+            f"{', '.join(colours(store))}"
+        )
+    if colour == "influence":
+        return influence_kinds(influence(store), made.known)
+    if colour == "plain":
+        return plain_kinds(store.n)
+    if colour in _GROUPED:
+        values, codes = np.unique(np.asarray(_grouped(store, colour), dtype=object), return_inverse=True)
+        return Kinds(COLOURS[colour], codes.astype(np.int64), tuple(map(str, values)))
+    judged, names = judge(store), tuple(store.plan.label_names or ())
+    if colour == "flag":
+        return Kinds(COLOURS[colour], judged.flagged.astype(np.int64), ("no", "yes"))
+    codes = judged.given if colour == "label" else judged.likeliest
+    return Kinds(COLOURS[colour], codes.astype(np.int64), names)
+
+
 def report(store: Store) -> MapReport:
-    """Report for the table of actions: the first map of an index, with its labels or sources."""
-    made = example_map(store)
+    """Report for the table of actions: the first map of an index, with its labels or influence."""
+    return map_report(store, example_map(store))[0]
+
+
+def map_report(store: Store, made: ExampleMap, colour: str | None = None) -> tuple[MapReport, Kinds]:
+    """Draw a map.
+
+    Args:
+        store: an index.
+        made: a map of it.
+        colour: a name of `COLOURS`; None: the labels, else the influence, else one colour and a note.
+
+    Returns:
+        The page with the map, and the kind of every example.
+
+    Raises:
+        InputError: the marks cannot be coloured so.
+    """
     notes = list(store.manifest.notes)
+    kinds = _kinds(store, made, notes) if colour is None else kinds_of(store, made, colour)
     plot = scatter(
-        made.places,
-        _kinds(store, made, notes),
-        title=f"Training examples by their {NAMES[made.space]}",
-        x_name=axis_name(made, 0),
-        y_name=axis_name(made, 1),
+        made.places, kinds, title=title_of(made, kinds.title), x_name=axis_name(made, 0), y_name=axis_name(made, 1)
     )
-    return MapReport(plot=plot, said=said(made), notes=tuple(notes))
+    return MapReport(plot=plot, said=said(made), notes=tuple(notes)), kinds
+
+
+def title_of(made: ExampleMap, kind: str) -> str:
+    """Title of a map, coloured by something or by nothing."""
+    return f"Training examples by their {NAMES[made.space]}" + (f", coloured by {kind}" if kind else "")
 
 
 def axis_name(made: ExampleMap, at: int) -> str:
@@ -142,11 +216,23 @@ def said(made: ExampleMap) -> str:
     )
 
 
+def _grouped(store: Store, colour: str) -> list[str]:
+    """The value of each example; empty where it has none."""
+    if colour == "source":
+        return ["" if one is None else str(one) for one in store.examples["source"]]
+    held = [None if one is None else from_json(one) for one in store.examples["content"]]
+    if not any(one is not None for one in held):
+        return []
+    if colour == "system":
+        return [system_prompt(one) for one in held]
+    return [format_of(one, target) for one, target in zip(held, store.examples["target"], strict=True)]
+
+
 def _kinds(store: Store, made: ExampleMap, notes: list[str]) -> Kinds:
     if store.plan.label_names is not None:
-        return Kinds("given label", judge(store).given, tuple(store.plan.label_names))
+        return kinds_of(store, made, "label")
     try:
-        return influence_kinds(influence(store), made.known)
+        return kinds_of(store, made, "influence")
     except InputError as error:
         notes.append(f"the marks have one colour: {error}")
         return plain_kinds(store.n)

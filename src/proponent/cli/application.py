@@ -20,6 +20,7 @@ from proponent.cli import (
     compare,
     create,
     evaluate,
+    example_map,
     explain,
     explore,
     labels,
@@ -69,7 +70,7 @@ HELP = "Training-data attribution: find the training examples, and the words in 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (create.demo, create.train, explain.check),
     "Index": (manage.plan, create.index, manage.info, manage.verify, manage.delete, manage.merge),
-    "Explain": (explain.explain, sums.groups, explore.report, explore.serve, explain.methods),
+    "Explain": (explain.explain, sums.groups, explore.report, explore.serve, example_map.map, explain.methods),
     "Clean data": (labels.labels, poison.poison, bias.bias, explore.apply, compare.compare),
     "Act": (act.mend, weigh.weigh, prune.prune, act.spectrum, act.nmtune),
     "Compare": (unlearn.unlearn, transfer.transfer, probe.probe),

@@ -13,7 +13,7 @@ from proponent.dynamics.several_runs import summed
 from proponent.errors import InputError
 from proponent.gradients.computer import NO_GRADIENTS, GradientComputer
 from proponent.index.baseline_scores import baseline_hits
-from proponent.index.explanation_builder import ExplanationSource, explanation
+from proponent.index.explanation_builder import ExplanationSource, explanation, ranked
 from proponent.index.planning import label_numbers
 from proponent.index.queries import QueryBatch, check_queries
 from proponent.method import Gradients, Loop
@@ -86,9 +86,9 @@ def explain_run(
 
     answers: list[Explanation] = []
     for row in range(len(queries)):
-        (ranking,) = scorer.top(batch, [row], k)
+        (ranking,), counts = ranked(scorer, batch, [row], k)
         beside = {} if lists is None else baseline_hits(lists, batch.texts(row), k, every, take)
-        answers.append(explanation(source, scorer, batch, row, ranking, baselines=beside))
+        answers.append(explanation(source, scorer, batch, row, ranking, baselines=beside, counts=counts))
     return answers
 
 

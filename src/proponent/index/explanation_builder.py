@@ -14,13 +14,15 @@ from proponent.index.word_pieces import Places, WordPieces
 from proponent.labels import Labels, in_words
 from proponent.method import Baseline, Reduction
 from proponent.models import Encoder
-from proponent.scorer import Scorer, TopKBothEnds
+from proponent.scorer import Filter, Scorer, TopKBothEnds
 from proponent.search import Where
 from proponent.store import Store
 from proponent.types import Example, Span
 from proponent.version import __version__
 from proponent.views import BaselineHit, CheckpointView, Explanation, Hit
+from proponent.views.counted_scores import ScoreCounts
 from proponent.views.explanation import CAVEAT
+from proponent.views.score_counts import count_scores
 from proponent.views.turns import turn_views
 from proponent.words import within, words_of
 
@@ -55,6 +57,7 @@ def explanation(
     baselines: dict[str, tuple[BaselineHit, ...]],
     notes: tuple[Sequence[str], Sequence[str]] = ((), ()),
     with_words: bool = True,
+    counts: ScoreCounts | None = None,
 ) -> Explanation:
     """Explain one query by a ranking; `notes` are those before and after the query's own."""
     said = Answer(queries.answer(row))
@@ -82,8 +85,19 @@ def explanation(
         words_are=scorer.words_are(queries) if with_words else None,
         notes=(*before, *queries.notes(row), *scorer.notes(queries, row, found=found), *after),
         caveat=source.caveat,
+        score_counts=counts,
         n_examples=source.n_examples,
     )
+
+
+def ranked(
+    scorer: Scorer[QueryBatch], queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None
+) -> tuple[list[TopKBothEnds], ScoreCounts | None]:
+    """Rank for some queries; of a single one all scores are counted, too, for several they would fill the memory."""
+    if len(queries.queries) > 1:
+        return scorer.top(queries, rows, k, where), None
+    rankings, scores = scorer.top_with_scores(queries, rows, k, where)
+    return rankings, None if scores is None else count_scores(scores[0])
 
 
 def _hit(
@@ -178,6 +192,7 @@ class ExplanationBuilder:
         where: Where,
         with_words: bool = True,
         notes: Sequence[str] = (),
+        counts: ScoreCounts | None = None,
     ) -> Explanation:
         """Explain one query."""
         store = self.store
@@ -194,6 +209,7 @@ class ExplanationBuilder:
             baselines=lists,
             notes=(before, reasons),
             with_words=with_words,
+            counts=counts,
         )
 
     def _source(self) -> ExplanationSource:

@@ -55,6 +55,12 @@ class FastIF(Scorer[QueryBatch]):
                 scores[at, places] += scale[places] * one.products(s[at : at + 1], places)[0]
         return [TopKBothEnds.of(own, k) for own in scores]
 
+    def top_with_scores(
+        self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None
+    ) -> tuple[list[TopKBothEnds], Float[np.ndarray, "q n"] | None]:
+        """Rank the candidates; the gradients of all other examples are not computed for a few numbers of a plot."""
+        return self.top(queries, rows, k, where), None
+
     def notes(self, queries: QueryBatch, row: int, *, found: bool) -> list[str]:
         """Describe how one query was solved, and which examples were compared."""
         whole = "shares are split by the words of the training example only, not by query words"

@@ -13,7 +13,7 @@ from proponent.errors import InputError, MismatchError
 from proponent.index.asking import as_asked, asked_query, other_answer, question_of, refuse_unanswered
 from proponent.index.baseline_scores import BaselineScores
 from proponent.index.error_hits import report_errors
-from proponent.index.explanation_builder import ExplanationBuilder
+from proponent.index.explanation_builder import ExplanationBuilder, ranked
 from proponent.index.grouping import Aggregate, Grouping, QueryGroup, blocks
 from proponent.index.loading import LoadedRun
 from proponent.index.predicting import Predicting
@@ -205,17 +205,16 @@ class Index(Predicting):
         rule, grouping, linear = Aggregate.of(aggregate), self._grouping, self._scorer.linear
         rows = grouping.rows(batch := self._ask(queries, against, k), range(len(queries)), rule)
         self.say("comparing with the training examples")
-        group, with_words = QueryGroup(batch, rows, linear=linear), rule.how == "mean" and linear
+        group, with_words, counts = QueryGroup(batch, rows, linear=linear), rule.how == "mean" and linear, None
         used = f"{len(rows)} of {len(queries)} queries are used: those that the model predicts correctly"
         notes = [used] if rule.correct else []
         if with_words:
-            (ranking,) = self._scorer.top(group, [0], k, where)
+            (ranking,), counts = ranked(self._scorer, group, [0], k, where)
         else:
             ranking, more = grouping.ranking(batch, rows, rule, k, where)
             notes += more
-        return self._answers.answer(
-            group, 0, ranking, k, baselines=baselines, where=where, with_words=with_words, notes=notes
-        )
+        how: dict[str, Any] = {"baselines": baselines, "where": where, "with_words": with_words, "counts": counts}
+        return self._answers.answer(group, 0, ranking, k, notes=notes, **how)
 
     def group_scores(
         self, queries: Queries, *, aggregate: How | Aggregate = "mean", against: AnyLabel | None = None
@@ -346,9 +345,10 @@ class Index(Predicting):
         where = self._filter(where)
         batch = self._ask([query, other_answer(query, other)], None, k)
         both = self._grouping.compared(batch)
-        (ranking,) = self._scorer.top(both, [0], k, where)
+        (ranking,), counts = ranked(self._scorer, both, [0], k, where)
         lines = [*notes, f"the score of this answer minus that of another one: {other}"]
-        found = self._answers.answer(both, 0, ranking, k, baselines=baselines, where=where, notes=lines)
+        how: dict[str, Any] = {"baselines": baselines, "where": where, "counts": counts}
+        found = self._answers.answer(both, 0, ranking, k, notes=lines, **how)
         return replace(found, query=batch.view(0, self.store.plan.labels), group=None)
 
     def _explained(
@@ -361,8 +361,9 @@ class Index(Predicting):
                 batch, row, one, k, baselines=baselines, where=where, with_words=False, notes=notes
             )
         for rows in blocks(count) if rule.how == "mean" else ():
-            for row, one in zip(rows, self._scorer.top(batch, rows, k, where), strict=True):
-                yield self._answers.answer(batch, row, one, k, baselines=baselines, where=where)
+            rankings, counts = ranked(self._scorer, batch, rows, k, where)
+            for row, one in zip(rows, rankings, strict=True):
+                yield self._answers.answer(batch, row, one, k, baselines=baselines, where=where, counts=counts)
 
     def _filter(self, where: Where | Mapping[str, Any]) -> Where:
         found = Where.of(where)

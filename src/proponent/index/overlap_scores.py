@@ -46,8 +46,16 @@ class OverlapScorer(Scorer[QueryBatch]):
         """Rank both ends for each query; every training example is scored."""
         if _compares(queries):
             return self._gradients.top(queries, rows, k, where)
-        allowed = (where or ANY).mask(self.store)
-        return [TopKBothEnds.of(np.where(allowed, one, np.nan), k) for one in self.scores(queries, rows)]
+        return self.top_with_scores(queries, rows, k, where)[0]
+
+    def top_with_scores(
+        self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None
+    ) -> tuple[list[TopKBothEnds], Float[np.ndarray, "q n"] | None]:
+        """Rank both ends for each query, with all scores."""
+        if _compares(queries):
+            return self._gradients.top_with_scores(queries, rows, k, where)
+        allowed, scores = (where or ANY).mask(self.store), self.scores(queries, rows)
+        return [TopKBothEnds.of(np.where(allowed, one, np.nan), k) for one in scores], scores
 
     def voters(
         self, queries: QueryBatch, rows: Sequence[int], over: Sequence[str]

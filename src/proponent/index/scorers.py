@@ -49,8 +49,14 @@ class BaselineScorer(Scorer[QueryBatch]):
 
     def top(self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None) -> list[TopKBothEnds]:
         """Rank both ends for each query."""
-        allowed = (where or ANY).mask(self._baselines.store)
-        return [TopKBothEnds.of(np.where(allowed, one, np.nan), k) for one in self.scores(queries, rows)]
+        return self.top_with_scores(queries, rows, k, where)[0]
+
+    def top_with_scores(
+        self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None
+    ) -> tuple[list[TopKBothEnds], Float[np.ndarray, "q n"]]:
+        """Rank all scores."""
+        allowed, scores = (where or ANY).mask(self._baselines.store), self.scores(queries, rows)
+        return [TopKBothEnds.of(np.where(allowed, one, np.nan), k) for one in scores], scores
 
 
 class GradientScorer(Scorer[QueryBatch]):
@@ -73,6 +79,13 @@ class GradientScorer(Scorer[QueryBatch]):
     def top(self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None) -> list[TopKBothEnds]:
         """Rank both ends for each query; no matrix of queries x examples is computed."""
         return self.search.top(queries.select(rows), len(rows), k, where or ANY)
+
+    def top_with_scores(
+        self, queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None
+    ) -> tuple[list[TopKBothEnds], Float[np.ndarray, "q n"]]:
+        """Rank both ends and keep all scores, in one pass over the index."""
+        scores = np.zeros((len(rows), self.store.n))
+        return self.search.top(queries.select(rows), len(rows), k, where or ANY, into=scores), scores
 
     def voters(
         self, queries: QueryBatch, rows: Sequence[int], over: Sequence[str]

@@ -95,27 +95,39 @@ class Search:
         return [one for one in apart if any(form is not None for form in (one.rows, one.outer, one.head))]
 
     def top(
-        self, queries: Mapping[CheckpointId, Gradient], count: int, k: int, where: Filter = ANY
+        self,
+        queries: Mapping[CheckpointId, Gradient],
+        count: int,
+        k: int,
+        where: Filter = ANY,
+        *,
+        into: Float[np.ndarray, "q n"] | None = None,
     ) -> list[TopKBothEnds]:
-        """Return both ends of the ranking for some queries, without a score per query and example in memory."""
+        """Return both ends of the ranking for some queries, without a score per query and example in memory.
+
+        With `into`, which is all zeros, every score is computed and kept there, NaN for a missing example.
+        """
         ends, ready = [BothEnds(k) for _ in range(count)], self._ready(queries)
 
         def take(segment: Segment) -> None:
             allowed = where.allowed(segment)
             meeting = self._meeting(segment, ready, allowed, count) if self._joined(segment) else None
+            own = None if into is None else into[:, segment.offset : segment.offset + segment.n]
             if meeting is None:
-                scores = np.zeros((count, segment.n))
+                scores = np.zeros((count, segment.n)) if own is None else own
                 self._add(segment, queries, ready, scores)
                 with self._lock:
                     _take(scores, segment.offset, allowed, ends)
-            elif self._out_of_reach(meeting, ends):
+            elif own is None and self._out_of_reach(meeting, ends):
                 with self._lock:
                     self.counter.segments_skipped += 1
                     self.counter.postings_skipped += meeting.postings
             else:
-                counter = rank(meeting, segment.offset, ends, self._lock, prune=self._prune)
+                counter = rank(meeting, segment.offset, ends, self._lock, prune=self._prune, into=own)
                 with self._lock:
                     self.counter.add(counter)
+            if own is not None:
+                own[:, ~segment.alive] = np.nan
 
         self._over(self.store.segments, take)
         single = [{at: one.example(row) for at, one in queries.items()} for row in range(count)]

@@ -164,18 +164,26 @@ def product(kept: Rows, query: Rows) -> float:
     return float(np.einsum("kd,kd->", kept.rows[mine], query.rows[theirs], dtype=np.float64))
 
 
-def rank(meeting: BlockJoin, offset: int, ends: Sequence[BothEnds], lock: Lock, *, prune: bool) -> Counter:
-    """Add the scores of one segment to the rankings of a block of queries."""
+def rank(
+    meeting: BlockJoin,
+    offset: int,
+    ends: Sequence[BothEnds],
+    lock: Lock,
+    *,
+    prune: bool,
+    into: Float[np.ndarray, "q n"] | None = None,
+) -> Counter:
+    """Add the scores of one segment to the rankings of a block of queries; with `into`, keep all of them there."""
     counter, everything = Counter(), meeting.postings
     each = sum(part.postings.row_bytes for part in meeting.parts[:1])
-    bounds = meeting.bounds() if prune and meeting.bounds_pay else None
+    bounds = meeting.bounds() if into is None and prune and meeting.bounds_pay else None
     if bounds is not None:
         read = _pruned(meeting, offset, ends, lock, bounds)
         if read is not None:
             counter.postings_read, counter.bytes_read = read, read * each
             counter.postings_skipped = max(0, everything - read)
             return counter
-    scores = np.zeros((meeting.count, meeting.n))
+    scores = np.zeros((meeting.count, meeting.n)) if into is None else into
     meeting.add_scores(scores)
     reach = meeting.ceilings()
     for row, end in enumerate(ends):

@@ -12,7 +12,9 @@ from proponent.errors import DataError
 from proponent.types import Span
 from proponent.version import __version__
 from proponent.views.checkpoint_parts import checkpoint_parts
+from proponent.views.counted_scores import ScoreCounts
 from proponent.views.data_frames import data_frame
+from proponent.views.histogram import Histogram
 from proponent.views.hit import Hit
 from proponent.views.hits import Hits
 from proponent.views.page import Page, optional
@@ -114,6 +116,9 @@ class Explanation(Page):
     words_are: Annotated[str | None, "what the shares of words are, such as exact terms"] = optional()
     notes: Annotated[tuple[str, ...], "what a reader must know about this answer"] = ()
     caveat: Annotated[str, "caution about the meaning of a score"] = CAVEAT
+    score_counts: Annotated[ScoreCounts | None, "scores of all training examples, of a single question"] = field(
+        default=None, metadata={"optional": True}
+    )
     n_examples: Annotated[int, "training examples compared; 0: not known"] = field(default=0, metadata={"json": None})
 
     @classmethod
@@ -189,6 +194,13 @@ class Explanation(Page):
         several = len({one.run for one in self.checkpoints}) > 1
         names = [f"{one.step:,}{f', run {one.run}' if several else ''}" for one in self.checkpoints]
         return checkpoint_parts(names, (("helped", self.proponents), ("hurt", self.opponents)))
+
+    @property
+    def by_score(self) -> Histogram | None:
+        """The scores of all training examples, with lines at the last listed ones; None where they are not known."""
+        sides = (("helped", self.proponents), ("hurt", self.opponents))
+        last = [(name, hits[-1].score) for name, hits in sides if hits]
+        return None if self.score_counts is None else self.score_counts.plot(last)
 
     @property
     def content_only(self) -> bool:

@@ -17,6 +17,9 @@ LEFT, RIGHT, TOP, BOTTOM = 14.0, 350.0, 8.0, 256.0
 MOST_MARKS = 2_000
 """Marks of a map; of more examples, a sample that is the same every time."""
 
+MOST_POINTS = 500
+"""Marks of a map up to which each leads to its example: every link weighs about 130 bytes of its page."""
+
 MOST_KINDS = 8
 """Kinds with a colour and a shape of their own; the smaller ones share one."""
 
@@ -100,6 +103,16 @@ class Highlight:
     url: Annotated[str, "its page; empty where there is none"] = ""
 
 
+@dataclass(frozen=True, slots=True)
+class MapPoint:
+    """A mark that leads to its example."""
+
+    x: Annotated[float, "place from the left"]
+    y: Annotated[float, "place from the top"]
+    name: Annotated[str, "id of the example"]
+    url: Annotated[str, "its page"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scatter:
     """A map of examples."""
@@ -111,6 +124,7 @@ class Scatter:
     kinds: Annotated[tuple[MarkKind, ...], "kinds with marks, the most frequent first"]
     cells: Annotated[tuple[MapCell, ...], "cells that hold anything, by row and column"]
     highlights: Annotated[tuple[Highlight, ...], "examples that stand out"] = ()
+    points: Annotated[tuple[MapPoint, ...], "marks that lead to their examples; none if there are too many"] = ()
     left_out: Annotated[int, "examples without a place"] = 0
 
     @property
@@ -134,6 +148,13 @@ class Scatter:
     def linked(self) -> bool:
         """Whether cells lead to their examples."""
         return any(one.url for one in self.cells)
+
+    @property
+    def leads(self) -> str:
+        """Where a click leads, in words; empty where nothing is linked."""
+        if self.points:
+            return "Follow a point to its example, or a cell to its examples"
+        return f"Follow a cell to its examples; of up to {MOST_POINTS} drawn examples each is a link" * self.linked
 
     @property
     def cell_size(self) -> tuple[float, float]:
@@ -202,6 +223,7 @@ def scatter(
     y_name: str,
     chosen: Sequence[tuple[int, str, str, str]] = (),
     cell_url: Callable[[int, int], str] | None = None,
+    pages: Callable[[Int[np.ndarray, " m"]], Sequence[tuple[str, str]]] | None = None,
 ) -> Scatter:
     """Draw a map.
 
@@ -213,9 +235,11 @@ def scatter(
         y_name: name of the vertical axis.
         chosen: examples that stand out, which are always drawn: number, side, name and URL.
         cell_url: page of the examples of a cell.
+        pages: ids and pages of some examples, by number; asked for only if few enough are drawn.
 
     Returns:
-        The map. Cells count all examples; at most `MOST_MARKS` examples have a mark.
+        The map. Cells count all examples; at most `MOST_MARKS` examples have a mark, and if these are no more than
+        `MOST_POINTS`, each leads to its page.
     """
     known = np.flatnonzero(np.isfinite(places).all(1))
     right, up = frame_of(places)
@@ -226,9 +250,8 @@ def scatter(
     names, codes = _few(kinds, known)
     counts = np.bincount(codes[known], minlength=len(names))
 
-    def marks(number: int) -> tuple[tuple[float, float], ...]:
-        own = sample[codes[sample] == number]
-        return tuple((right.at(float(a)), up.at(float(b))) for a, b in places[own].tolist())
+    def at(examples: Int[np.ndarray, " m"]) -> tuple[tuple[float, float], ...]:
+        return tuple((right.at(float(a)), up.at(float(b))) for a, b in places[examples].tolist())
 
     return Scatter(
         title=title,
@@ -236,7 +259,7 @@ def scatter(
         y_name=y_name,
         kind_name=kinds.title,
         kinds=tuple(
-            MarkKind(name=name, look=look, count=int(counts[number]), marks=marks(number))
+            MarkKind(name=name, look=look, count=int(counts[number]), marks=at(sample[codes[sample] == number]))
             for number, (name, look) in enumerate(names)
             if counts[number]
         ),
@@ -246,6 +269,9 @@ def scatter(
             for at, side, name, url in chosen
             if np.isfinite(places[at]).all()
         ),
+        points=tuple(MapPoint(x, y, name, url) for (x, y), (name, url) in zip(at(sample), pages(sample), strict=True))
+        if pages is not None and len(sample) <= MOST_POINTS
+        else (),
         left_out=len(places) - len(known),
     )
 

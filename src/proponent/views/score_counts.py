@@ -7,10 +7,17 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from proponent.views.axes import LEFT, RIGHT, Scale
+from proponent.views.counted_scores import LARGEST, ScoreCounts
 from proponent.views.histogram import BINS, Histogram, ScoreBin, Threshold
 
-LARGEST = 1e300
-"""Magnitude from which a score counts as infinite: the width of an axis must be a number."""
+
+def count_scores(scores: Float[np.ndarray, " n"]) -> ScoreCounts | None:
+    """Count the scores of all examples for one question; None without a finite one."""
+    plot = histogram(scores, title="", value_name="")
+    if plot is None:
+        return None
+    counts = tuple(one.count for one in plot.bins)
+    return ScoreCounts(plot.bins[0].low, plot.bins[-1].high, counts, plot.left_out)
 
 
 def histogram(

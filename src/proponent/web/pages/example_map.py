@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
+from jaxtyping import Int
 
-from proponent.actions.example_map import NAMES, ExampleMap, axis_name, said
+from proponent.actions.example_map import COLOURS, NAMES, ExampleMap, axis_name, said, title_of
 from proponent.errors import InputError
 from proponent.views.frames import Link, Screen
 from proponent.views.scatter import Kinds, Scatter, influence_kinds, plain_kinds, scatter
@@ -18,18 +19,6 @@ from proponent.web.table import NO_VALUE
 
 Lit = tuple[int, str, str, str]
 """An example that stands out: number, side, name and URL."""
-
-COLOURS = {
-    "label": "given label",
-    "predicted": "predicted class",
-    "flag": "likely wrong",
-    "source": "source",
-    "system": "system prompt",
-    "format": "format",
-    "influence": "influence of all other examples",
-    "plain": "nothing",
-}
-"""What the marks may be coloured by, in the order of the page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +67,12 @@ def map_screen(shown: OpenIndex, state: MapState) -> MapScreen:
     plot = scatter(
         made.places,
         kinds,
-        title=f"Training examples by their {NAMES[made.space]}"
-        + (f", coloured by {COLOURS[colour]}" if colour != "plain" else ""),
+        title=title_of(made, kinds.title),
         x_name=axis_name(made, 0),
         y_name=axis_name(made, 1),
         chosen=lit,
         cell_url=lambda column, row: cells.url("/table", area=area_name(made.space, column, row)),
+        pages=lambda examples: _pages(shown, examples),
     )
     plain = MapState(index=state.index, space=state.space, colour=state.colour)
     return replace(
@@ -93,6 +82,12 @@ def map_screen(shown: OpenIndex, state: MapState) -> MapScreen:
         lit=Link(words, plain.url("/map")) if words else None,
         unlit=len(lit) - len(plot.highlights),
     )
+
+
+def _pages(shown: OpenIndex, examples: Int[np.ndarray, " m"]) -> list[tuple[str, str]]:
+    """Ids and pages of some examples."""
+    url = ExampleState(index=shown.name).url
+    return [(one, url("/example", id=one)) for one in map(str, shown.table.whole.values("id", examples))]
 
 
 def _kinds(shown: OpenIndex, made: ExampleMap, colour: str) -> Kinds | None:
