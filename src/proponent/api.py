@@ -10,7 +10,7 @@ from proponent.engine import EngineName, engine_of
 from proponent.errors import InputError
 from proponent.index import Index, Options, default_method, summed
 from proponent.index import build as build_index
-from proponent.index.parts import build_in_parts
+from proponent.index.parts import in_parts
 from proponent.index.planning import planned_batch_size
 from proponent.method import Method
 from proponent.method_table import stored_method
@@ -125,13 +125,14 @@ def build(
     wanted = stored_method(method, **given)
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
-    if workers == 1 and engine == "processes":
-        build_index(one, examples, Path(out), wanted, options)
-    else:
-        shared = engine_of(workers, engine, gpu=one.placement.device.startswith("cuda"))
-        build_in_parts(one, examples, Path(out), wanted, options, shared, workers)
-    how = {"trust_remote_code": one.trust_remote_code, "partial": shard is not None, "device": one.placement.device}
-    return Index(out, one.joined or one.path, base=one.info.base, **cast("Any", how))
+    ahead = in_parts(engine_of(workers, engine, gpu=one.placement.device.startswith("cuda")), workers, options)
+    build_index(one, examples, Path(out), wanted, options, ahead)
+    return _opened(Path(out), one, partial=shard is not None)
+
+
+def _opened(out: Path, run: Run, *, partial: bool) -> Index:
+    how = {"trust_remote_code": run.trust_remote_code, "partial": partial, "device": run.placement.device}
+    return Index(out, run.joined or run.path, base=run.info.base, **cast("Any", how))
 
 
 def open(  # noqa: A001 # the verb that users know

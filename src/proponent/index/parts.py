@@ -1,6 +1,7 @@
 """Build an index in several processes: each takes parts of it, and this one seals."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,14 +9,13 @@ from pathlib import Path
 import torch
 
 from proponent.data import Examples
-from proponent.engine import Engine
+from proponent.engine import Engine, InProcess
 from proponent.errors import InputError
-from proponent.index.build import Build, build
+from proponent.index.build import Build
 from proponent.index.options import Options
 from proponent.method import Term
 from proponent.models import Run
 from proponent.progress import track
-from proponent.store import SkippedRow
 from proponent.types import CheckpointId
 
 ROUNDS = 4
@@ -54,14 +54,14 @@ class PartWork:
         return said
 
 
-def build_in_parts(
-    run: Run, examples: Examples, folder: Path, method: Term, options: Options, engine: Engine, workers: int
-) -> tuple[SkippedRow, ...]:
-    """Build an index whose shards are computed by the processes of an engine; see `build`."""
+def in_parts(engine: Engine, workers: int, options: Options) -> Callable[[Build], None] | None:
+    """What has shards computed by the processes of an engine; None for this process; InputError for its options."""
+    if isinstance(engine, InProcess):
+        return None
     for name in ("shard", "repair"):
         if getattr(options, name):
             raise InputError(f"--{name} is for a build in one process: leave it out, or --workers and --engine")
-    return build(run, examples, folder, method, options, partial(_compute, engine=engine, workers=workers))
+    return partial(_compute, engine=engine, workers=workers)
 
 
 def _compute(made: Build, engine: Engine, workers: int) -> None:
