@@ -121,8 +121,7 @@ def build(
         method, reason = default_method(one, steps, second_moment)
         if not quiet:
             options.say(reason)
-    given = {**(set or {}), **changes}
-    wanted = stored_method(method, **given)
+    wanted = stored_method(method, **(given := {**(set or {}), **changes}))
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
     ahead = in_parts(engine_of(workers, engine, gpu=one.placement.device.startswith("cuda")), workers, options)
