@@ -10,6 +10,7 @@ import safetensors.numpy
 
 import proponent
 from proponent.errors import InputError, LabelError, MismatchError, RunError
+from proponent.index import explanation_builder
 from proponent.types import Example
 from proponent.views import Explanation
 from tiny import NEWS, Tiny, write_csv
@@ -64,6 +65,16 @@ def test_a_single_question_has_the_scores_of_all_examples(index: proponent.Index
     assert index.explain_group(ASKED, k=3).score_counts is not None
     assert [one.score_counts for one in index.explain_many(ASKED, k=3)] == [None] * 3, "memory, and pages, stay small"
     assert index.explain(ASKED[0], aggregate="rank").score_counts is None
+
+
+def test_of_a_large_index_most_examples_are_not_looked_at(
+    index: proponent.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = index.explain(ASKED[0], k=3)
+    monkeypatch.setattr(explanation_builder, "MOST_COUNTED", len(NEWS) - 1)
+    answer = index.explain(ASKED[0], k=3)
+    assert answer.score_counts is None
+    same(answer, whole)
 
 
 def test_no_queries_give_no_answers(index: proponent.Index):

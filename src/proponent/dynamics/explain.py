@@ -86,7 +86,7 @@ def explain_run(
 
     answers: list[Explanation] = []
     for row in range(len(queries)):
-        (ranking,), counts = ranked(scorer, batch, [row], k)
+        (ranking,), counts = ranked(scorer, batch, [row], k, n=len(examples))
         beside = {} if lists is None else baseline_hits(lists, batch.texts(row), k, every, take)
         answers.append(explanation(source, scorer, batch, row, ranking, baselines=beside, counts=counts))
     return answers

@@ -90,11 +90,15 @@ def explanation(
     )
 
 
+MOST_COUNTED = 250_000
+"""Examples up to which all scores of a question are computed: above it, most are never looked at while ranking."""
+
+
 def ranked(
-    scorer: Scorer[QueryBatch], queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None
+    scorer: Scorer[QueryBatch], queries: QueryBatch, rows: Sequence[int], k: int, where: Filter | None = None, *, n: int
 ) -> tuple[list[TopKBothEnds], ScoreCounts | None]:
-    """Rank for some queries; of a single one all scores are counted, too, for several they would fill the memory."""
-    if len(queries.queries) > 1:
+    """Rank n examples for some queries; of a single one all scores are counted, too, unless they are too many."""
+    if len(queries.queries) > 1 or n > MOST_COUNTED:
         return scorer.top(queries, rows, k, where), None
     rankings, scores = scorer.top_with_scores(queries, rows, k, where)
     return rankings, None if scores is None else count_scores(scores[0])

@@ -209,7 +209,7 @@ class Index(Predicting):
         used = f"{len(rows)} of {len(queries)} queries are used: those that the model predicts correctly"
         notes = [used] if rule.correct else []
         if with_words:
-            (ranking,), counts = ranked(self._scorer, group, [0], k, where)
+            (ranking,), counts = ranked(self._scorer, group, [0], k, where, n=self.store.n)
         else:
             ranking, more = grouping.ranking(batch, rows, rule, k, where)
             notes += more
@@ -345,7 +345,7 @@ class Index(Predicting):
         where = self._filter(where)
         batch = self._ask([query, other_answer(query, other)], None, k)
         both = self._grouping.compared(batch)
-        (ranking,), counts = ranked(self._scorer, both, [0], k, where)
+        (ranking,), counts = ranked(self._scorer, both, [0], k, where, n=self.store.n)
         lines = [*notes, f"the score of this answer minus that of another one: {other}"]
         how: dict[str, Any] = {"baselines": baselines, "where": where, "counts": counts}
         found = self._answers.answer(both, 0, ranking, k, notes=lines, **how)
@@ -361,7 +361,7 @@ class Index(Predicting):
                 batch, row, one, k, baselines=baselines, where=where, with_words=False, notes=notes
             )
         for rows in blocks(count) if rule.how == "mean" else ():
-            rankings, counts = ranked(self._scorer, batch, rows, k, where)
+            rankings, counts = ranked(self._scorer, batch, rows, k, where, n=self.store.n)
             for row, one in zip(rows, rankings, strict=True):
                 yield self._answers.answer(batch, row, one, k, baselines=baselines, where=where, counts=counts)
 
