@@ -1,14 +1,20 @@
 """An index built in parts, by processes or actors of Ray, in any order and twice, is the one of a single process."""
 
+import copy
 import json
+import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import torch
 
 import proponent
 from doubling import Doubles
@@ -37,11 +43,14 @@ def alone(bert_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """Ray with two processors, started once for all tests."""
-    pytest.importorskip("ray")
-    found = ray_actors._imported()
-    ray_actors._connect(found, 2)
-    yield found
-    found.shutdown()
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # of the actors
+        found = ray_actors.imported()
+        ray_actors.connect(found, 2)
+        yield found
+        found.shutdown()
 
 
 def arrays(store: Store) -> dict[str, bytes]:
@@ -98,6 +107,27 @@ def test_parts_in_any_order_and_twice_make_the_same_index(
     same(built(bert_run, tmp_path / "index", engine, workers=7), alone)
 
 
+def test_parts_of_several_segments_read_their_own_texts(
+    bert_run: Path, alone: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sys.modules["proponent.index.build"], "KEPT_BYTES", 1
+    )  # as for data that is too large to be kept encoded
+    same(built(bert_run, tmp_path / "index", Forward()), alone)
+
+
+def test_a_single_part_is_left_to_this_process(bert_run: Path, tmp_path: Path) -> None:
+    class Never:
+        def map(self, *_: Any) -> Iterator[Any]:
+            raise AssertionError("one part")
+
+    threads = torch.get_num_threads()
+    run = proponent.Run.from_pretrained(bert_run)
+    examples, options = read(ROWS), Options(quiet=True, steps=(run.checkpoints[-1].id.step,))
+    build(run, examples, tmp_path / "index", stored_method(METHOD), options, parts.in_parts(Never(), 2, options))
+    assert torch.get_num_threads() == threads
+
+
 def test_processes_make_the_same_index(bert_run: Path, alone: Store, tmp_path: Path) -> None:
     made = proponent.build(bert_run, ROWS, tmp_path / "index", METHOD, workers=2, **SMALL)
     same(made.store, alone)
@@ -148,6 +178,7 @@ def test_what_is_sent_to_a_process_is_what_is_indexed(tmp_path: Path) -> None:
     assert list(pickle.loads(pickle.dumps(given.subset([3, 1])))) == [given[3], given[1]]
     with pytest.raises(KeyError, match="was not sent"):
         sent.column("more")
+    assert copy.deepcopy(given).column("more") == given.column("more")
 
 
 # ---- engines ----
@@ -175,6 +206,26 @@ def test_an_error_of_the_user_comes_through_ray(ray: Any) -> None:
         list(RayActors(2).map(Doubles(), [1, 3]))
 
 
+def test_ray_that_is_started_here_cannot_be_reached_from_elsewhere(ray: Any) -> None:
+    started = {one.pid for one in psutil.Process().children(recursive=True)}
+    listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.pid in started]
+    assert listening
+    assert {one.laddr.ip.removeprefix("::ffff:") for one in listening} <= {"127.0.0.1", "::1"}
+
+
+def test_work_does_not_wait_for_devices_that_are_busy(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_actors, "START_SECONDS", 6.0)
+    holders = [ray.remote(ray_actors.Actor).options(num_cpus=1).remote(Doubles())]
+    ray.get(holders[0].ready.remote())
+    assert sorted(RayActors(2).map(Doubles(), [1, 2, 4])) == [2, 4, 8], "with the actor that could start"
+    holders.append(ray.remote(ray_actors.Actor).options(num_cpus=1).remote(Doubles()))
+    ray.get(holders[1].ready.remote())
+    with pytest.raises(InputError, match="no actor of Ray started within 6 seconds"):
+        list(RayActors(2).map(Doubles(), [1, 2]))
+    for one in holders:
+        ray.kill(one)
+
+
 def test_too_few_devices_are_said(ray: Any) -> None:
     with pytest.raises(InputError, match=r"Ray has 0 GPUs, and --workers 2 needs 2"):
         list(RayActors(2, gpu=True).map(Doubles(), [1, 2]))
@@ -189,6 +240,31 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ray_actors, "import_module", missing)
     with pytest.raises(InputError, match=r"pip install 'proponent\[ray\]'"):
         list(RayActors(2).map(Doubles(), [1]))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379"])
+def test_a_cluster_that_cannot_be_reached_is_an_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away:
+        class exceptions:  # noqa: N801 -- as in Ray
+            RayError = RayTaskError = RayActorError = type("RayError", (Exception,), {})
+
+        @staticmethod
+        def is_initialized() -> bool:
+            return False
+
+        @staticmethod
+        def shutdown() -> None:
+            pass
+
+        @staticmethod
+        def init(**how: Any) -> None:
+            assert "num_cpus" not in how, "of a cluster that is there"
+            raise ConnectionError(f"could not connect to {address}")
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray_actors, "import_module", lambda _: Away)
+    with pytest.raises(InputError, match=r"Ray cannot be used \(could not connect.*RAY_ADDRESS"):
+        list(RayActors(1).map(Doubles(), [1]))
 
 
 def test_engines_have_names() -> None:

@@ -48,6 +48,7 @@ from proponent.views import (
     histogram,
     hit,
     hits,
+    loss_report,
     overlap,
     page,
     plot,
@@ -87,6 +88,7 @@ MODULES = (
     *(acting, bias, comparison, explanation, evaluation, frames, page, plot, poison, reports),
     *(axes, counted_scores, distribution, example_map, histogram, scatter),
     *(row_suspects, text_marks, suspects, hit, hits, word_pair, overlap, facts, error_report, prediction_report),
+    loss_report,
 )
 TEMPLATES = sorted(path.name for path in page.TEMPLATES.glob("*.j2"))
 SOURCES = Path(page.__file__).parent
@@ -112,7 +114,7 @@ def test_every_field_of_a_page_has_a_help_text() -> None:
     assert undocumented(counted_scores) == without_help(scatter.MapPoint) == []
     assert undocumented(example_map) == without_help(scatter.Scatter) == without_help(scatter.MarkKind) == []
     assert without_help(scatter.MapCell) == without_help(scatter.Highlight) == []
-    assert undocumented(reports) == undocumented(prediction_report) == []
+    assert undocumented(reports) == undocumented(prediction_report) == undocumented(loss_report) == []
     assert undocumented(page) == []
     for kind in (text_marks.Piece, text_marks.TextSegment):
         assert all(f"    {item.name}: " in (kind.__doc__ or "") for item in fields(kind))

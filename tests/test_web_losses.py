@@ -146,15 +146,21 @@ def test_what_was_stored_for_other_rows_is_not_read(browser: Browser, url: str, 
             measured._read({"losses": [1.0] * losses, "tokens": [1] * tokens, "truncated": []})
 
 
-@pytest.mark.parametrize("wrong", [[99], [-99], ["x"], None, [[0]] * 2])
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("truncated", [99]), ("truncated", [-1]), ("truncated", ["x"]), ("truncated", None), ("truncated", [[0]] * 2),
+     ("tokens", [[1], [2], [3], [4]]), ("tokens", [2**62] * 4), ("tokens", [1.5] * 4), ("tokens", [True] * 4),
+     ("losses", [1e308] * 4), ("losses", [-1.0] * 4), ("losses", [[1.0]] * 4), ("losses", "1111"),
+     ("losses", [float("inf")] * 4)],
+)  # fmt: skip
 def test_a_stored_file_with_other_numbers_is_measured_again(
-    browser: Browser, url: str, index: proponent.Index, wrong: Any
+    browser: Browser, url: str, index: proponent.Index, name: str, wrong: Any
 ) -> None:
     one = OpenTestSet(read(held_out(index)[5:9], columns=Columns(label="")))
     measured = MeasuredTestSet(browser.open_indexes.first, one)
     measured.stored.put({"losses": [1.0] * 4, "tokens": [1] * 4, "truncated": []})
     content = json.loads(measured.stored.path.read_text())
-    measured.stored.path.write_text(json.dumps(content | {"truncated": wrong}))
+    measured.stored.path.write_text(json.dumps(content | {name: wrong}))
     again = MeasuredTestSet(browser.open_indexes.first, one)
     assert again.losses is None
     measured.stored.path.unlink()
@@ -224,8 +230,9 @@ def conversation(*turns: tuple[str, str | None], **more: Any) -> proponent.Examp
      (proponent.Example("x", 0, "a text", target="a target"), "")],
 )  # fmt: skip
 def test_what_no_form_can_hold_is_said(row: proponent.Example, told: str) -> None:
-    assert told in refused(row)
-    assert bool(told) == bool(refused(row))
+    assert told in refused(row, chat=False)
+    assert bool(told) == bool(refused(row, chat=False))
+    assert bool(refused(row, chat=True)) == (bool(told) or not isinstance(row.content, Conversation))
 
 
 def test_conversations_are_measured_and_asked_about(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -242,8 +249,27 @@ def test_conversations_are_measured_and_asked_about(tmp_path_factory: pytest.Tem
     assert "6 of the 7 rows stand in the training data" in page.seen
     assert "Nobody knows." in page.seen
     one = OpenTestSet(read(rows, columns=Columns(label="")))
-    asked = question_of(one, 6)
+    asked = question_of(one, 6, chat=True)
     assert (asked.answer, asked.turns[-1][1]) == ("Nobody knows.", rows[0]["messages"][-2]["content"])
     with pytest.raises(InputError, match="no row 7"):
-        question_of(one, 7)
+        question_of(one, 7, chat=True)
+    text = made.finished(made.upload(as_lines([{"text": "What is the mascot of Ulm?"}]), "text.jsonl").location)
+    assert "this index is asked in conversations" in text.seen
+    assert 'action="/why"' not in text.text
+    made.close()
+
+
+def test_each_index_shows_the_test_sets_that_it_reads(news: tiny.Tiny, lines: tiny.Tiny) -> None:
+    made = Browser(news.index, lines.index)
+    rows = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}]
+    one = OpenTestSet(read(rows), "chat.jsonl")
+    made.explorer.test_sets.add(one)
+    first, second = made.open_indexes.shown
+    for path in ("/", f"/?in={first}", f"/test?in={first}", f"/errors?in={first}", f"/?in={second}"):
+        assert made.get(path).status == 200, path
+    page = made.get(f"/test?in={first}&set={one.id}")
+    assert (page.status, "its rows are messages" in page.seen) == (200, True)
+    assert 'action="/upload"' in page.text
+    assert "chat.jsonl" not in made.get(f"/test?in={first}").seen
+    assert made.get(f"/export/predictions.csv?in={first}").status == 400
     made.close()

@@ -146,7 +146,7 @@ def test_files_have_the_rows_of_the_page(browser: Browser, url: str, predicted: 
     lines = [json.loads(line) for line in files["jsonl"].decode().splitlines()]
     assert [one["row"] for one in lines] == wanted
     found = browser.explorer.test_sets.judged(
-        browser.open_indexes.first, browser.explorer.test_sets.get("")
+        browser.open_indexes.first, browser.explorer.test_sets.get("", browser.open_indexes.first)
     ).predictions
     assert lines == [
         {

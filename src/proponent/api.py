@@ -82,7 +82,8 @@ def build(
         append: add the data to the finished index in `out`, which must be of the same run and method.
         shard: "i/N": compute part i of N of the shards; the process that ends last seals the index.
         repair: check every byte of a finished index, and recompute damaged parts.
-        workers: processes that compute the index; the rows are sent to each of them.
+        workers: processes that compute the index; the rows are sent to each of them. On a GPU they share it, with Ray
+            each has its own.
         engine: "processes" of this machine, or "ray": actors, of the cluster that RAY_ADDRESS names or else on this
             machine, each with a GPU of its own if the run is on one.
         segment_rows: maximum examples per segment.

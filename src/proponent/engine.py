@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, get_args, runtime_checkable
 
 from proponent.errors import InputError
 from proponent.processes import SAFE
@@ -55,15 +55,16 @@ class LocalProcesses:
                     yield future.result()
             except BrokenProcessPool as error:
                 raise InputError(
-                    "a worker process ended unexpectedly: it ran out of memory, or it cannot import the training "
-                    "function; finished work is kept: try --workers 1"
+                    "a worker process ended unexpectedly: it ran out of memory, or it cannot import what the work "
+                    "needs (a script must start it under `if __name__ == '__main__':`); finished work is kept: try "
+                    "--workers 1"
                 ) from error
 
 
 def engine_of(workers: int, name: EngineName = "processes", *, gpu: bool = False) -> Engine:
     """Choose an engine for a number of processes; one worker means this process, or one actor of Ray."""
-    if workers < 1:
-        raise InputError(f"--workers {workers}: it must be at least 1")
+    if not isinstance(cast("object", workers), int) or isinstance(workers, bool) or workers < 1:
+        raise InputError(f"--workers {workers!r}: it must be a whole number, at least 1")
     if name not in get_args(EngineName):
         raise InputError(f"engine is {name!r}: choose one of {', '.join(get_args(EngineName))}")
     if name == "ray":

@@ -9,6 +9,9 @@ from jaxtyping import Bool, Float, Int
 
 from proponent.errors import InputError
 
+MOST_TOKENS = 2**31
+"""Largest number of tokens of a row: a model reads far fewer."""
+
 
 @dataclass(frozen=True)
 class RowLosses:
@@ -27,10 +30,10 @@ class RowLosses:
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit together, as a stored file could hold them."""
-        if {len(self.tokens), len(self.truncated)} != {len(self.losses)}:
+        if {one.shape for one in (self.tokens, self.truncated)} != {(len(self.losses),)}:
             raise InputError("the losses and the rows differ in number: measure them again")
-        if len(self.tokens) and (self.tokens.min() < 0 or bool((self.losses < 0).any())):
-            raise InputError("a loss or a number of tokens is below 0: measure them again")
+        if (self.losses < 0).any() or ((self.tokens < 0) | (self.tokens > MOST_TOKENS)).any():
+            raise InputError("a loss or a number of tokens cannot be: measure them again")
 
     @cached_property
     def measured(self) -> Bool[np.ndarray, " n"]:

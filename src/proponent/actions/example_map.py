@@ -133,7 +133,7 @@ def influence(store: Store) -> Float[np.ndarray, " n"]:
 
 
 def colours(store: Store) -> tuple[str, ...]:
-    """What the marks may be coloured by, besides the influence, which only some methods have."""
+    """What the marks may be coloured by; the influence may turn out to be one that the method has not."""
     own = ("label", "predicted", "flag") if store.plan.label_names is not None else ()
     return (*own, *(one for one in _GROUPED if any(_grouped(store, one))), "influence", "plain")
 

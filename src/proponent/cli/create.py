@@ -189,9 +189,11 @@ def index(
     """Build the index of a training set under a method, or resume an unfinished one."""
     if slurm is not None:
         if shard is not None or workers > 1 or engine != "processes":
-            raise InputError("--slurm N shares the shards out itself: leave --shard, --workers and --engine out")
+            raise InputError("--slurm N shares the shards out itself: leave --shard out, and --workers and --engine")
         echo(slurm)
         return
+    if shard is not None and (workers > 1 or engine != "processes"):
+        raise InputError("--shard is for a build in one process: leave it out, or --workers and --engine")
     settings: dict[str, Any] = building.settings() | {"append": append, "shard": shard, "repair": repair}
     settings |= vars(counting) | {"workers": workers, "engine": engine}
     from proponent.api import build

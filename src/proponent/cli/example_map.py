@@ -42,6 +42,9 @@ def map(  # noqa: A001 -- its name is that of the command
     """Write a map of the training examples: those that the model treats alike lie near one another."""
     for path in out:
         _check(path)
+    twice = next((path for at, path in enumerate(out) if path in out[:at]), None)
+    if twice is not None:
+        raise InputError(f"--out {twice} is given twice: give it once")
     from proponent.actions.example_map import COLOURS, NAMES, SPACES, example_map, map_report
     from proponent.store import Store
 

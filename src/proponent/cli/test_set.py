@@ -54,6 +54,7 @@ def report_test_set(
     if opened.store.plan.predicted in {"tokens", "next tokens"}:
         measured = report_losses(opened, rows, name)
         output.show(measured.to_dict, lambda: print_losses(measured, Console()))
+        output.hint(f"the rows are measured, not explained: `proponent report {index} FILE` explains each")
         made = measured
     else:
         report = report_predictions(opened, rows, name, k, tested.most_errors)

@@ -74,6 +74,7 @@ def build(
     made = Build(run, examples, folder, method, options)
     try:
         if ahead is not None and made.writer.finished is None:
+            made.check_space()
             ahead(made)
         return made.run_all()
     finally:
@@ -116,7 +117,7 @@ class Build:
         sealed = self.writer.finished
         if sealed is not None:
             return tuple(sealed.skipped)
-        self._space()
+        self.check_space()
         for at, one in enumerate(self.cuts):
             with self.clock("tables"):
                 self._examples(one)
@@ -248,7 +249,7 @@ class Build:
             own |= one.fingerprints(named, self.options)
         return own
 
-    def _space(self) -> None:
+    def check_space(self) -> None:
         """Stop before the work begins if not even half of the estimated size fits on the disk."""
         if not self.spec.rows and self._layered is None:
             return

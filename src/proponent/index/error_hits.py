@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from proponent.errors import InputError
 from proponent.index.group_columns import group_columns
+from proponent.index.known_rows import known_rows
 from proponent.index.predicting import Predicting
 from proponent.predictions import NO_LABEL, Predictions, Truth
 from proponent.types import Example
@@ -92,7 +93,6 @@ def report_predictions(index: Predicting, queries: Sequence[Example], name: str,
     found = predictions_of(index, queries)
     truth = Truth.of([one.label for one in queries], index.store.plan.labels)
     names = found.names
-    known = {one.parts for one in (index.store.example(place) for place in np.flatnonzero(index.store.alive).tolist())}
     wrong: list[int] = np.flatnonzero(found.wrong).tolist()
     return PredictionReport(
         data=name,
@@ -100,7 +100,7 @@ def report_predictions(index: Predicting, queries: Sequence[Example], name: str,
         judged=int(found.judged.sum()),
         unlabelled=int((found.truth == NO_LABEL).sum()),
         unknown=truth.unknown,
-        trained=sum(one.parts in known for one in queries),
+        trained=int(known_rows(index.store, queries, "text_pair").sum()),
         accuracy=found.accuracy,
         classes=names,
         confusion=tuple(tuple(map(int, line)) for line in found.confusion.tolist()),

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from proponent.index.error_hits import BLOCK
+from proponent.index.known_rows import known_rows
 from proponent.index.predicting import Predicting
 from proponent.row_losses import RowLosses
 from proponent.types import Example
@@ -31,7 +32,6 @@ def report_losses(index: Predicting, rows: Sequence[Example], name: str) -> Loss
     queries = [replace(one, label=None) for one in rows]
     found = losses_in_blocks(index, queries)
     some = found.measured
-    known = {one.parts for one in (index.store.example(place) for place in np.flatnonzero(index.store.alive).tolist())}
     order = np.argsort(-np.where(some, found.losses, -np.inf), kind="stable")
     worst: list[int] = order[: min(WORST, int(some.sum()))].tolist()
     perplexity = found.perplexity
@@ -43,7 +43,7 @@ def report_losses(index: Predicting, rows: Sequence[Example], name: str) -> Loss
         loss=found.loss,
         perplexity=perplexity if perplexity is not None and np.isfinite(perplexity) else None,
         truncated=int(found.truncated.sum()),
-        trained=sum(one.parts in known for one in rows),
+        trained=int(known_rows(index.store, rows, "target").sum()),
         losses=tuple(float(loss) if good else None for loss, good in zip(found.losses, some, strict=True)),
         counts=tuple(map(int, found.tokens)),
         worst=tuple(

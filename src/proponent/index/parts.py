@@ -16,6 +16,7 @@ from proponent.index.options import Options
 from proponent.method import Term
 from proponent.models import Run
 from proponent.progress import track
+from proponent.ray_actors import RayActors
 from proponent.types import CheckpointId
 
 ROUNDS = 4
@@ -68,9 +69,18 @@ def _compute(made: Build, engine: Engine, workers: int) -> None:
     shards = sum(len(one.planned.shards) - 1 for one in made.cuts)
     of = max(1, min(shards, workers * ROUNDS))
     parts = [Part(one.id, number, of) for one in made.checkpoints for number in range(of)]
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    if len(parts) < 2:
+        return  # this process computes it while it seals
+    threads = max(1, (os.cpu_count() or 1) // min(workers, len(parts)))
     options, said = replace(made.options, say=_unheard), set[str]()  # a function of this process is not sent
-    work = PartWork(made.run, made.examples, made.writer.folder, made.method, options, threads)
+    work = PartWork(
+        _on_first_card(made.run) if isinstance(engine, RayActors) else made.run,
+        made.examples,
+        made.writer.folder,
+        made.method,
+        options,
+        threads,
+    )
     steps = track(
         engine.map(work, parts), total=len(parts), label="parts of the index", weight=_one, quiet=made.options.quiet
     )
@@ -79,6 +89,13 @@ def _compute(made: Build, engine: Engine, workers: int) -> None:
             if line not in said:
                 made.options.say(line)
             said.add(line)
+
+
+def _on_first_card(run: Run) -> Run:
+    """The run on the first GPU, if it is on one: an actor of Ray sees only its own."""
+    if not run.placement.device.startswith("cuda"):
+        return run
+    return replace(run, info=replace(run.info, placement=replace(run.placement, device="cuda:0")))
 
 
 def _unheard(_: str) -> None:

@@ -114,8 +114,9 @@ class Worker:
             first += count
             if not mine:
                 continue
+            self._encoded = {}  # holds batches of one segment
             if self._held is None or self._held[0] != step:
-                self._held, self._encoded = None, {}  # before the next model is loaded
+                self._held = None  # before the next model is loaded
                 self._held = step, self._pass(checkpoint)
             self._table_of(writer, checkpoint, self._held[1])
             self._shards(writer, one, checkpoint, self._held[1], mine, "")

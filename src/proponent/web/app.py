@@ -48,7 +48,7 @@ from proponent.web.states import (
     TableState,
 )
 from proponent.web.test_set_requests import asked_row, start_explaining, start_predicting, take_file
-from proponent.web.test_sets import OpenTestSet, OpenTestSets, no_test_set
+from proponent.web.test_sets import OpenTestSet, OpenTestSets
 
 S = TypeVar("S", bound=PageState)
 Endpoint = Callable[[WebRequest], Response | FileResponse]
@@ -76,7 +76,7 @@ class Explorer:
         """Predict the test sets of the command with every index that takes them, unless that is stored."""
         for shown in self.open_indexes.shown.values():
             with suppress(ProponentError):  # its pages show the error
-                for test_set in self.test_sets.shown.values() if not no_test_set(shown) else ():
+                for test_set in self.test_sets.read_by(shown).values():
                     start_predicting(self.test_sets, self.asker, shown, test_set)
 
     @property
@@ -196,7 +196,7 @@ class Explorer:
         """Begin to predict a test set; perhaps again."""
         fields = dict(_form(request))
         shown = self.open_indexes.get(fields.get("in", ""))
-        test_set = self.test_sets.get(fields.get("set", ""))
+        test_set = self.test_sets.get(fields.get("set", ""), shown)
         if test_set is None:
             raise InputError("there is no test set: choose a file first")
         start_predicting(self.test_sets, self.asker, shown, test_set, again=fields.get("again") == "yes")
@@ -206,7 +206,7 @@ class Explorer:
         """Begin to explain the wrong predictions of a test set."""
         fields = dict(_form(request))
         shown = self.open_indexes.get(fields.get("in", ""))
-        test_set = self.test_sets.get(fields.get("set", ""))
+        test_set = self.test_sets.get(fields.get("set", ""), shown)
         start_explaining(self.test_sets, self.asker, shown, test_set)
         return _see(ErrorsState(index=shown.name, set=fields.get("set", "")).url("/errors"))
 

@@ -1,9 +1,10 @@
 """A test set and an index of a language model: the loss of each row."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from jaxtyping import Int
 
 from proponent.data import to_json
 from proponent.row_losses import RowLosses
@@ -11,6 +12,9 @@ from proponent.types import Example, Prompted, Text
 from proponent.web.jobs import RowsTask
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.test_sets import BLOCK_CHARACTERS, OpenTestSet, TestSetResults
+
+MOST_LOSS = 1e6
+"""Largest loss of a stored file: that of a model is far below."""
 
 BLOCK_ROWS = 32
 """Maximum rows that the model's process measures at a time; a question waits for them."""
@@ -34,13 +38,31 @@ class MeasuredTestSet(TestSetResults):
         return self.stored.get()
 
     def _read(self, content: Mapping[str, Any]) -> RowLosses:
-        losses = np.asarray([np.nan if one is None else float(one) for one in content["losses"]])
-        tokens = np.asarray(content["tokens"], dtype=np.int64)
-        if {len(losses), len(tokens)} != {len(self.test_set)}:
+        losses = np.asarray([np.nan if one is None else float(one) for one in _list(content["losses"])])
+        tokens, cut = (_numbers(content[name]) for name in ("tokens", "truncated"))
+        if (
+            {len(losses), len(tokens)} != {len(self.test_set)}
+            or (cut >= len(losses)).any()
+            or (losses > MOST_LOSS).any()
+        ):
             raise ValueError("losses of other rows")
         truncated = np.zeros(len(tokens), dtype=np.bool_)
-        truncated[np.asarray(content["truncated"], dtype=np.int64)] = True
+        truncated[cut] = True
         return RowLosses(losses, tokens, truncated)
+
+
+def _numbers(values: Any) -> Int[np.ndarray, " m"]:
+    """Whole numbers from 0 on, as a stored file must have them."""
+    for one in _list(values):
+        if type(one) is not int or one < 0:
+            raise ValueError(f"{one!r} is no whole number from 0 on")
+    return np.asarray(values, dtype=np.int64)
+
+
+def _list(values: Any) -> list[Any]:
+    if not isinstance(values, list):
+        raise ValueError("no list")
+    return cast("list[Any]", values)
 
 
 class LossTask(RowsTask):

@@ -47,7 +47,7 @@ def makers(test_sets: OpenTestSets) -> Mapping[str, tuple[type[PageState], Maker
 def _judged(test_sets: OpenTestSets, shown: OpenIndex, name: str) -> tuple[JudgedTestSet, Predictions]:
     if not shown.classifier:
         raise InputError(no_test_set(shown) or NO_CLASSES)
-    test_set = test_sets.get(name)
+    test_set = test_sets.get(name, shown)
     if test_set is None:
         raise InputError("there is no test set: choose a file first")
     judged = test_sets.judged(shown, test_set)
@@ -57,7 +57,7 @@ def _judged(test_sets: OpenTestSets, shown: OpenIndex, name: str) -> tuple[Judge
 
 
 def _measured(test_sets: OpenTestSets, shown: OpenIndex, name: str) -> tuple[MeasuredTestSet, RowLosses]:
-    test_set = test_sets.get(name)
+    test_set = test_sets.get(name, shown)
     if test_set is None:
         raise InputError("there is no test set: choose a file first")
     measured = test_sets.results(MeasuredTestSet, shown, test_set)

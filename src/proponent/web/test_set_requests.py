@@ -78,11 +78,11 @@ def start_explaining(
 
 def asked_row(test_sets: OpenTestSets, shown: OpenIndex, fields: Mapping[str, str]) -> Question:
     """The question about a row that a form names."""
-    test_set, row = test_sets.get(fields.get("set", "")), fields.get("row", "")
+    test_set, row = test_sets.get(fields.get("set", ""), shown), fields.get("row", "")
     if not (row.isascii() and row.isdecimal() and len(row) < 10):
         raise InputError("this form does not say which row it is about: reload the page")
     if test_set is not None and shown.language:
-        return losses.question_of(test_set, int(row))
+        return losses.question_of(test_set, int(row), chat=shown.chat)
     found = None if test_set is None or not shown.classifier else test_sets.judged(shown, test_set)
     predictions = None if found is None else found.predictions
     if found is None or predictions is None:

@@ -46,10 +46,16 @@ def no_test_set(shown: OpenIndex) -> str:
     return "" if shown.classifier or shown.language else NEITHER
 
 
+def reads(shown: OpenIndex, test_set: "OpenTestSet") -> bool:
+    """Whether an index takes test sets with rows of this layout."""
+    known = LANGUAGE_LAYOUTS if shown.language else ("text",) if shown.classifier else ()
+    return test_set.rows.layout in known
+
+
 def refuse_layout(shown: OpenIndex, test_set: "OpenTestSet") -> None:
     """Refuse a test set whose rows the model of an index does not read."""
-    layout, known = test_set.rows.layout, LANGUAGE_LAYOUTS if shown.language else ("text",)
-    if layout not in known:
+    if not reads(shown, test_set):
+        layout = test_set.rows.layout
         wanted = "messages, prompts with completions, or texts" if shown.language else "texts with labels"
         raise InputError(f"{test_set.name}: its rows are {layout}, and a test set of this model holds {wanted}")
 
@@ -125,11 +131,16 @@ class OpenTestSets:
                 self._sent.pop(one.id, None)
                 self._sent = dict([*self._sent.items(), (one.id, one)][-MOST_SETS:])
 
-    def get(self, identity: str) -> OpenTestSet | None:
+    def read_by(self, shown: OpenIndex) -> Mapping[str, OpenTestSet]:
+        """The test sets that the model of an index reads, by identity."""
+        return {name: one for name, one in self.shown.items() if reads(shown, one)}
+
+    def get(self, identity: str, shown: OpenIndex) -> OpenTestSet | None:
         """Find a test set.
 
         Args:
-            identity: its identity; empty for the first.
+            identity: its identity; empty for the first that the index reads.
+            shown: an index.
 
         Returns:
             The test set; None for the first if there is none.
@@ -137,13 +148,13 @@ class OpenTestSets:
         Raises:
             InputError: the test set is not held any more.
         """
-        shown = self.shown
-        if identity and identity not in shown:
+        every = self.shown
+        if identity and identity not in every:
             raise InputError(
                 "this test set is no longer open: choose its file again, or start with `proponent serve INDEX --test "
                 "FILE`; what was predicted for it is stored, and not computed again"
             )
-        return shown[identity] if identity else next(iter(shown.values()), None)
+        return every[identity] if identity else next(iter(self.read_by(shown).values()), None)
 
     def judged(self, shown: OpenIndex, test_set: OpenTestSet) -> "JudgedTestSet":
         """A test set as an index of a classifier judges it."""
@@ -213,7 +224,9 @@ class TestSetResults:
     @Once
     def trained(self) -> Bool[np.ndarray, " n"]:
         """Which rows have the texts of a training example."""
-        return self.shown.table.whole.held(self.test_set.rows.texts, self.seconds, self.second)
+        seconds = self.test_set.rows.part(self.second)
+        paired = self.shown.table.whole.has(self.second) or any(one is not None for one in seconds)
+        return self.shown.table.whole.held(self.test_set.rows.texts, seconds if paired else None, self.second)
 
     @property
     def second(self) -> str:

@@ -54,7 +54,7 @@ def errors_screen(test_sets: OpenTestSets, asker: ModelWorker, shown: OpenIndex,
         back=Link("the test set", back.url("/test")),
         method=method_line(shown.plan),
     )
-    test_set = test_sets.get(state.set) if shown.classifier else None
+    test_set = test_sets.get(state.set, shown) if shown.classifier else None
     if test_set is None:
         return replace(screen, problem=NO_TEST_SET if shown.classifier else no_test_set(shown) or NO_CLASSES)
     judged = test_sets.judged(shown, test_set)

@@ -1,12 +1,10 @@
 """The first page of an index: its data, its accuracy, its suspects, earlier questions, texts to try."""
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 
-from proponent.errors import InputError
 from proponent.views.distribution import Distribution
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import clip
@@ -114,7 +112,7 @@ def _labels(shown: OpenIndex) -> Distribution | None:
 
 def _tests(test_sets: OpenTestSets, shown: OpenIndex) -> tuple[SetLine, ...]:
     found: list[SetLine] = []
-    for one in test_sets.shown.values() if shown.classifier else ():
+    for one in test_sets.read_by(shown).values() if shown.classifier else ():
         state = PredictedState(index=shown.name, set=one.id)
         made = test_sets.judged(shown, one).predictions
         wrong = 0 if made is None else int(made.wrong.sum())
@@ -133,30 +131,29 @@ def _tests(test_sets: OpenTestSets, shown: OpenIndex) -> tuple[SetLine, ...]:
 
 
 def _measured(test_sets: OpenTestSets, shown: OpenIndex) -> tuple[SetLine, ...]:
-    """The test sets of a language model that it reads."""
+    """The test sets of a language model."""
     found: list[SetLine] = []
-    for one in test_sets.shown.values():
-        with suppress(InputError):  # rows of another kind, whose page says so
-            made = test_sets.results(MeasuredTestSet, shown, one).losses
-            found.append(
-                SetLine(
-                    name=one.name,
-                    url=PredictedState(index=shown.name, set=one.id).url("/test"),
-                    rows=len(one),
-                    accuracy=None,
-                    predicted=made is not None,
-                    judged=0 if made is None else int(made.measured.sum()),
-                    wrong=None,
-                    loss=None if made is None else made.loss,
-                    tokens=0 if made is None else int(made.tokens[made.measured].sum()),
-                )
+    for one in test_sets.read_by(shown).values():
+        made = test_sets.results(MeasuredTestSet, shown, one).losses
+        found.append(
+            SetLine(
+                name=one.name,
+                url=PredictedState(index=shown.name, set=one.id).url("/test"),
+                rows=len(one),
+                accuracy=None,
+                predicted=made is not None,
+                judged=0 if made is None else int(made.measured.sum()),
+                wrong=None,
+                loss=None if made is None else made.loss,
+                tokens=0 if made is None else int(made.tokens[made.measured].sum()),
             )
+        )
     return tuple(found)
 
 
 def _errors(test_sets: OpenTestSets, shown: OpenIndex) -> tuple[tuple[PredictedRow, ...], str]:
     """A few wrong predictions of the first test set that has some: short texts first, the surest first."""
-    for one in test_sets.shown.values() if shown.classifier else ():
+    for one in test_sets.read_by(shown).values() if shown.classifier else ():
         judged = test_sets.judged(shown, one)
         found = judged.predictions
         if found is None or not found.wrong.any():

@@ -13,6 +13,7 @@ from proponent.types import Conversation, Example
 from proponent.views.frames import Link
 from proponent.views.histogram import Histogram, ScoreBin
 from proponent.views.score_counts import histogram
+from proponent.views.text_marks import clip
 from proponent.web.conversation import LONGEST, MOST_TURNS, plain_turns, spelled
 from proponent.web.layout import file_links
 from proponent.web.measured_sets import MeasuredTestSet
@@ -21,6 +22,7 @@ from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.test_set_frame import (
     ROW_FILES,
     TestSetScreen,
+    chosen_set,
     paged,
     stored_warnings,
     unfinished,
@@ -78,7 +80,7 @@ def loss_screen(
         problem=error,
         upload=upload_form(shown),
     )
-    test_set = None if error else test_sets.get(state.set)
+    screen, test_set = chosen_set(screen, test_sets, shown, state)
     if test_set is None:
         return screen
     measured = test_sets.results(MeasuredTestSet, shown, test_set)
@@ -86,19 +88,20 @@ def loss_screen(
     stored = measured.stored
     found = measured.losses
     warnings = stored_warnings(measured, stored.unkept, own=stored.own, what="losses")
-    screen = with_set(screen, test_sets, test_set, state, (*test_set.warnings, *warnings))
+    screen = with_set(screen, test_sets, measured, state, (*test_set.warnings, *warnings))
     if found is None:
         job = asker.rows_job(f"losses {test_set.id}", shown.folder)
         return unfinished(replace(screen, problem=shown.missing), job)
     return _measured(screen, measured, found, state)
 
 
-def question_of(test_set: OpenTestSet, number: int) -> Question:
+def question_of(test_set: OpenTestSet, number: int, *, chat: bool) -> Question:
     """Which training examples are behind a row: its answer, its target, or all of its text.
 
     Args:
         test_set: the test set.
         number: number of the row, from 0.
+        chat: whether the index was built from conversations, and is asked as they are.
 
     Returns:
         The question.
@@ -109,7 +112,7 @@ def question_of(test_set: OpenTestSet, number: int) -> Question:
     if not 0 <= number < len(test_set):
         raise InputError(f"the test set has no row {number}")
     one = test_set.rows[number]
-    why = refused(one)
+    why = refused(one, chat=chat)
     if why:
         raise InputError(f"row {one.row} cannot be asked about here: {why}; explain it with `proponent report`")
     if isinstance(one.content, Conversation):
@@ -117,8 +120,10 @@ def question_of(test_set: OpenTestSet, number: int) -> Question:
     return Question(text=one.text, target=one.target or "")
 
 
-def refused(one: Example) -> str:
+def refused(one: Example, *, chat: bool) -> str:
     """Why a row cannot be asked about in the explorer; empty if it can."""
+    if not isinstance(one.content, Conversation) and chat:
+        return "it is no conversation, and this index is asked in conversations"
     if not isinstance(one.content, Conversation):
         return "too long to ask about here" if max(map(len, one.parts)) > LONGEST_TEXT else ""
     turns = plain_turns(one.content)
@@ -135,9 +140,9 @@ def selected(measured: MeasuredTestSet, found: RowLosses, state: PredictedState)
     """Numbers of the rows that a state shows, in its order: the highest loss first, if it names none."""
     mask = _mask(measured, found, state.only)
     if state.low is not None:
-        mask = mask & (found.losses >= state.low)
+        mask = mask & found.measured & (found.losses >= state.low)
     if state.high is not None:
-        mask = mask & (found.losses <= state.high)
+        mask = mask & found.measured & (found.losses <= state.high)
     places = np.flatnonzero(mask)
     if state.sort == "file":
         return places
@@ -149,7 +154,7 @@ def measured_row(measured: MeasuredTestSet, found: RowLosses, number: int, place
     """A row with its loss, and the question that a click asks."""
     one = measured.test_set.rows[number]
     text, second = _shown(one)
-    why = refused(one)
+    why = refused(one, chat=measured.shown.chat)
     return MeasuredRow(
         id=one.id,
         row=one.row,
@@ -157,7 +162,7 @@ def measured_row(measured: MeasuredTestSet, found: RowLosses, number: int, place
         number=number,
         text=text[:700],
         more=max(0, len(text) - 700),
-        second=None if second is None else second[:700],
+        second=None if second is None else clip(second, 700),
         loss=float(found.losses[number]) if found.measured[number] else None,
         tokens=int(found.tokens[number]),
         truncated=bool(found.truncated[number]),

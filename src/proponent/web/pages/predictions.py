@@ -18,6 +18,7 @@ from proponent.web.pages.confusion import MOST_CLASSES, Cell, largest, matrix
 from proponent.web.pages.test_set_frame import (
     ROW_FILES,
     TestSetScreen,
+    chosen_set,
     paged,
     stored_warnings,
     unfinished,
@@ -84,12 +85,12 @@ def prediction_screen(
         problem=error or no_test_set(shown),
         upload=None if no_test_set(shown) else upload_form(shown),
     )
-    test_set = None if screen.problem else test_sets.get(state.set)
+    screen, test_set = chosen_set(screen, test_sets, shown, state)
     if test_set is None:
         return screen
     judged = test_sets.judged(shown, test_set)
     state = replace(state, set=test_set.id)
-    screen = with_set(screen, test_sets, test_set, state, _warnings(judged))
+    screen = with_set(screen, test_sets, judged, state, _warnings(judged))
     found = judged.predictions
     if found is None:
         return unfinished(

@@ -3,12 +3,20 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, TypeVar
 
+from proponent.errors import InputError
 from proponent.views.frames import Link, Screen
 from proponent.views.text_marks import clip
 from proponent.web.jobs import RowsJob
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.states import SIZES, PredictedState
-from proponent.web.test_sets import MOST_ROWS, OpenTestSet, OpenTestSets, TestSetResults, columns_of
+from proponent.web.test_sets import (
+    MOST_ROWS,
+    OpenTestSet,
+    OpenTestSets,
+    TestSetResults,
+    columns_of,
+    refuse_layout,
+)
 from proponent.web.uploads import UPLOAD_BYTES
 
 ROW_FILES = ("csv", "jsonl", "parquet")
@@ -77,17 +85,34 @@ def upload_form(shown: OpenIndex) -> UploadForm:
     return UploadForm(index=shown.name, text=columns.text, label=columns.label, pair=pair)
 
 
+def chosen_set(
+    screen: Shown, test_sets: OpenTestSets, shown: OpenIndex, state: PredictedState
+) -> tuple[Shown, OpenTestSet | None]:
+    """The test set of a page, if the index reads it; a screen that says why not, with links to those that it reads."""
+    screen = replace(screen, sets=_sets(test_sets, shown, None, state))
+    if screen.problem:
+        return screen, None
+    try:
+        test_set = test_sets.get(state.set, shown)
+        if test_set is not None:
+            refuse_layout(shown, test_set)
+    except InputError as error:
+        return replace(screen, problem=str(error)), None
+    return screen, test_set
+
+
 def with_set(
-    screen: Shown, test_sets: OpenTestSets, test_set: OpenTestSet, state: PredictedState, warnings: tuple[str, ...]
+    screen: Shown, test_sets: OpenTestSets, found: TestSetResults, state: PredictedState, warnings: tuple[str, ...]
 ) -> Shown:
     """A screen with the name of its test set, and links to others."""
+    test_set = found.test_set
     return replace(
         screen,
         title=f"Test set {clip(test_set.name, 60)}",
         name=test_set.name,
         set=test_set.id,
         n=len(test_set),
-        sets=_sets(test_sets, test_set, state),
+        sets=_sets(test_sets, found.shown, test_set, state),
         warnings=warnings,
     )
 
@@ -142,9 +167,11 @@ def stored_warnings(found: TestSetResults, unkept: str, *, own: bool, what: str)
     return lines
 
 
-def _sets(test_sets: OpenTestSets, here: OpenTestSet, state: PredictedState) -> tuple[Link, ...]:
-    every = test_sets.shown
-    if len(every) < 2:
+def _sets(
+    test_sets: OpenTestSets, shown: OpenIndex, here: OpenTestSet | None, state: PredictedState
+) -> tuple[Link, ...]:
+    every = test_sets.read_by(shown)
+    if len(every) < 1 + (here is not None):
         return ()
     return tuple(
         Link(one.name, PredictedState(index=state.index, set=one.id).url("/test"), one is here, f"{len(one):,} rows")
