@@ -611,15 +611,16 @@ def test_predicting_can_be_cancelled(index: Path) -> None:
     assert ">Predict<" in made.get(reply.location).text
 
 
-def test_only_the_last_files_are_held() -> None:
+def test_only_the_last_files_are_held(browser: Browser) -> None:
     held = OpenTestSets([OpenTestSet(read([{"text": "given"}]))])
     sent = [OpenTestSet(read([{"text": f"sent {at}"}])) for at in range(6)]
     for one in sent:
         held.add(one)
     assert [one.id for one in held.shown.values()][1:] == [one.id for one in sent[2:]]
-    assert held.get("") is next(iter(held.shown.values()))
+    shown = browser.open_indexes.first
+    assert held.get("", shown) is next(iter(held.shown.values()))
     with pytest.raises(InputError, match="no longer open"):
-        held.get(sent[0].id)
+        held.get(sent[0].id, shown)
 
 
 def test_the_columns_of_a_split_are_read(tmp_path: Path) -> None:
