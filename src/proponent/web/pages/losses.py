@@ -21,6 +21,7 @@ from proponent.web.model_worker import ModelWorker
 from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.test_set_frame import (
     ROW_FILES,
+    TestRow,
     TestSetScreen,
     chosen_set,
     paged,
@@ -34,22 +35,12 @@ from proponent.web.test_sets import OpenTestSet, OpenTestSets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredRow:
-    """One row of the test set."""
+class MeasuredRow(TestRow):
+    """One row with its loss."""
 
-    id: Annotated[str, "id of the row"]
-    row: Annotated[int, "0-based row of the source"]
-    place: Annotated[int, "number on this screen, from 1"]
-    number: Annotated[int, "number in the test set, from 0"]
-    text: Annotated[str, "the text, the prompt or what was said before the answer, or its beginning"]
-    more: Annotated[int, "characters of it that are left out"]
-    second: Annotated[str | None, "the target or the answer, or its beginning; None without one"]
     loss: Annotated[float | None, "mean loss of its tokens, in nats; None where none counts"]
     tokens: Annotated[int, "tokens that count"]
     truncated: Annotated[bool, "whether it is longer than the model reads"]
-    trained: Annotated[bool, "whether a training example has the same texts"]
-    question: Annotated[str, "what a click asks, in words; empty if it cannot be asked about here"]
-    refused: Annotated[str, "why nothing is asked; or empty"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from proponent.web.open_indexes import OpenIndex
 from proponent.web.pages.confusion import MOST_CLASSES, Cell, largest, matrix
 from proponent.web.pages.test_set_frame import (
     ROW_FILES,
+    TestRow,
     TestSetScreen,
     chosen_set,
     paged,
@@ -33,24 +34,14 @@ MOST_UNKNOWN = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictedRow:
-    """One row of the test set."""
+class PredictedRow(TestRow):
+    """One row with its prediction."""
 
-    id: Annotated[str, "id of the row"]
-    row: Annotated[int, "0-based row of the source"]
-    place: Annotated[int, "number on this screen, from 1"]
-    number: Annotated[int, "number in the test set, from 0"]
-    text: Annotated[str, "the text, or its beginning"]
-    more: Annotated[int, "characters of the text that are left out"]
-    second: Annotated[str | None, "second text, or its beginning"]
     given: Annotated[str | None, "its label as the file has it; None without one"]
     known: Annotated[bool, "whether the label is a class of the model"]
     predicted: Annotated[str, "predicted class"]
     chance: Annotated[float, "probability of that class, 0 to 1"]
     wrong: Annotated[bool, "whether the prediction is wrong"]
-    trained: Annotated[bool, "whether a training example has the same text"]
-    question: Annotated[str, "what a click asks, in words; empty if the text is too long to be asked about"]
-    refused: Annotated[str, "why nothing is asked"] = "too long to ask about here"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

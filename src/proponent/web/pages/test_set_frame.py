@@ -38,6 +38,22 @@ class UploadForm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TestRow:
+    """One row of a test set."""
+
+    id: Annotated[str, "id of the row"]
+    row: Annotated[int, "0-based row of the source"]
+    place: Annotated[int, "number on this screen, from 1"]
+    number: Annotated[int, "number in the test set, from 0"]
+    text: Annotated[str, "the text, the prompt or what was said before the answer, or its beginning"]
+    more: Annotated[int, "characters of it that are left out"]
+    second: Annotated[str | None, "second text, target or answer, or its beginning; None without one"]
+    trained: Annotated[bool, "whether a training example has the same texts"]
+    question: Annotated[str, "what a click asks, in words; empty if it cannot be asked about here"]
+    refused: Annotated[str, "why nothing is asked"] = "too long to ask about here"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetScreen(Screen):
     """A test set: what the model says of it."""
 
