@@ -64,7 +64,7 @@ class LocalProcesses:
 def engine_of(workers: int, name: EngineName = "processes", *, gpu: bool = False) -> Engine:
     """Choose an engine for a number of processes; one worker means this process, or one actor of Ray."""
     if not isinstance(cast("object", workers), int) or isinstance(workers, bool) or workers < 1:
-        raise InputError(f"--workers {workers!r}: it must be a whole number, at least 1")
+        raise InputError(f"--workers {workers!r}: it must be at least 1, and a whole number")
     if name not in get_args(EngineName):
         raise InputError(f"engine is {name!r}: choose one of {', '.join(get_args(EngineName))}")
     if name == "ray":
