@@ -3,6 +3,7 @@
 from dataclasses import replace
 from fractions import Fraction
 from math import lgamma
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ from proponent.evaluate.controls import best_control, refuse_clashes, with_contr
 from proponent.evaluate.deletion import RANDOM, Curve, DeletionResult, random_like, smallest_flip, top
 from proponent.evaluate.intervals import student
 from proponent.evaluate.lds import ranks, spearman
+from proponent.evaluate.measure import _name_of
 from proponent.evaluate.metrics import brittleness, deletion_page
 from proponent.evaluate.ranking import bootstrap_rows, first_gold
 
@@ -410,3 +412,9 @@ def test_the_best_control_is_found_among_controls():
 def test_a_job_names_its_subset():
     assert RetrainJob(np.array([0, 1, 2]), 0).name != RetrainJob(np.array([0, 1, 3]), 0).name
     assert RetrainJob.without([2], 4, 5).rows.tolist() == [0, 1, 3]
+
+
+def test_initial_weights_are_named_without_the_place_of_their_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "package" / "model"
+    assert _name_of(str(folder)) == "package/model"
+    assert _name_of("org/model") == "org/model"

@@ -93,3 +93,12 @@ def test_the_check_can_fail() -> None:
     assert list(numbers({"a": 1.5, "between": [1.0, 2.0], "said": "yes (x: 0.1 [0.0, 0.2])"})) == [
         (1.5, 1.0, 2.0), (0.1, 0.0, 0.2)
     ]  # fmt: skip
+
+
+def test_records_hold_no_place_of_a_machine() -> None:
+    places = re.compile(r'"(?:/|~|[A-Z]:\\\\)[^" ]*/[^"]*"')
+    found = {
+        path.name: places.findall(path.read_text(encoding="utf-8")) for path in ROOT.glob("benchmarks/results/*.json")
+    }
+    assert {name: some[:2] for name, some in found.items() if some} == {}
+    assert places.search('"/home/me/model/weights"')

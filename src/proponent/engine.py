@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast, get_args, runtime_chec
 
 from proponent.errors import InputError
 from proponent.processes import SAFE
+from proponent.ray_actors import RayActors
 
 EngineName = Literal["processes", "ray"]
 """Processes of this machine, or actors of Ray."""
@@ -68,8 +69,6 @@ def engine_of(workers: int, name: EngineName = "processes", *, gpu: bool = False
     if name not in get_args(EngineName):
         raise InputError(f"engine is {name!r}: choose one of {', '.join(get_args(EngineName))}")
     if name == "ray":
-        from proponent.ray_actors import RayActors  # only if it is asked for
-
         return RayActors(workers, gpu)
     return InProcess() if workers == 1 else LocalProcesses(workers)
 

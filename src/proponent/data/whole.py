@@ -106,7 +106,7 @@ class ExampleColumns:
         """Which of some texts (of some pairs of texts, or of texts and targets) are those of an example."""
         kind = pa.large_string()
         asked, known = pa.array(texts, kind), self.column("text").cast(kind)
-        if pairs is not None:
+        if pairs is not None and (self.has(second) or any(one is not None for one in pairs)):
             between = pa.scalar("\0", kind)  # no text holds it
             others = self.column(second).cast(kind).fill_null("")
             known = compute.binary_join_element_wise(known, others, between)

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from proponent.data import Examples
@@ -66,8 +67,13 @@ def _made_by(page: EvaluationReport, request: EvaluationRequest, initial: str | 
     ]
     if initial is not None:
         drawn = "fresh: drawn from the configuration by the seed of each training"
-        facts.append(("initial weights", drawn if initial == FRESH else initial))
+        facts.append(("initial weights", drawn if initial == FRESH else _name_of(initial)))
     return replace(page, facts=(*page.facts, *facts))
+
+
+def _name_of(initial: str) -> str:
+    """Initial weights without the place of their folder, which says nothing to others and much about a machine."""
+    return "/".join(Path(initial).parts[-2:]) if Path(initial).is_absolute() else initial
 
 
 def _gold(request: EvaluationRequest, column: str) -> list[list[str]]:

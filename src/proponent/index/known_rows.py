@@ -15,5 +15,4 @@ def known_rows(store: Store, rows: Sequence[Example], second: Literal["text_pair
     """Which rows have the texts of a training example; of a pair, or a prompt and its target, both."""
     whole = ExampleColumns([one.examples for one in store.segments])
     seconds = [one.text_pair if second == "text_pair" else one.target for one in rows]
-    paired = whole.has(second) or any(one is not None for one in seconds)
-    return whole.held([one.text for one in rows], seconds if paired else None, second)
+    return whole.held([one.text for one in rows], seconds, second)

@@ -66,6 +66,8 @@ def in_parts(engine: Engine, workers: int, options: Options) -> Callable[[Build]
 
 
 def _compute(made: Build, engine: Engine, workers: int) -> None:
+    if all(made.worker.complete(made.writer, one) for one in made.cuts):
+        return  # an earlier build ended before its seal: no process has anything to do
     shards = sum(len(one.planned.shards) - 1 for one in made.cuts)
     of = max(1, min(shards, workers * ROUNDS))
     parts = [Part(one.id, number, of) for one in made.checkpoints for number in range(of)]

@@ -224,9 +224,8 @@ class TestSetResults:
     @Once
     def trained(self) -> Bool[np.ndarray, " n"]:
         """Which rows have the texts of a training example."""
-        seconds = self.test_set.rows.part(self.second)
-        paired = self.shown.table.whole.has(self.second) or any(one is not None for one in seconds)
-        return self.shown.table.whole.held(self.test_set.rows.texts, seconds if paired else None, self.second)
+        rows = self.test_set.rows
+        return self.shown.table.whole.held(rows.texts, list(rows.part(self.second)), self.second)
 
     @property
     def second(self) -> str:
