@@ -32,11 +32,12 @@ def write_index(
     steps: Sequence[CheckpointId],
     labels: list[str] | None = None,
     rows: RowKind = "fp32",
+    segment_rows: int = SEGMENT,
 ) -> None:
     """Write an index of n examples; `columns` takes a segment and its size, `shard` a segment, a shard and its size."""
     segments = []
-    for start in range(0, n, SEGMENT):
-        held = min(SEGMENT, n - start)
+    for start in range(0, n, segment_rows):
+        held = min(segment_rows, n - start)
         segments.append(PlannedSegment(name=f"{len(segments):05d}", n=held, shards=[*range(0, held, shard_rows), held]))
     checkpoints = [PlannedCheckpoint(id=one, learning_rate=1.0, rule="benchmark", weight=1.0) for one in steps]
     plan = Plan(
@@ -58,7 +59,7 @@ def write_index(
     writer = Writer(folder, plan)
     for number, segment in enumerate(segments):
         order = np.arange(segment.n)
-        made = {"row": order + number * SEGMENT, "place": order.astype(np.int32)} | columns(number, segment.n)
+        made = {"row": order + number * segment_rows, "place": order.astype(np.int32)} | columns(number, segment.n)
         writer.put_examples(segment.name, made)
         for at, (start, stop) in enumerate(zip(segment.shards[:-1], segment.shards[1:], strict=True)):
             arrays = shard(number, at, stop - start)

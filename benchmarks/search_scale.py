@@ -34,23 +34,23 @@ SHARD = 4_096
 QUERIES = 16
 
 
-def words_of(generator: np.random.Generator, count: int) -> np.ndarray:
-    """Distinct Zipf words of each example, ascending, behind two special tokens: [count, 2 + WORDS]."""
-    drawn = harness.zipf(generator, VOCABULARY, (count, 3 * WORDS)) + 2
-    found = np.empty((count, 2 + WORDS), dtype=np.int64)
+def words_of(generator: np.random.Generator, count: int, words: int = WORDS) -> np.ndarray:
+    """Distinct Zipf words of each example, ascending, behind two special tokens: [count, 2 + words]."""
+    drawn = harness.zipf(generator, VOCABULARY, (count, 3 * words)) + 2
+    found = np.empty((count, 2 + words), dtype=np.int64)
     for row, own in enumerate(drawn):
         _, first = np.unique(own, return_index=True)
-        kept = own[np.sort(first)][:WORDS]
-        spare = (kept[:1] + 1 + np.arange(WORDS - len(kept)) + VOCABULARY // 2) % VOCABULARY + 2
+        kept = own[np.sort(first)][:words]
+        spare = (kept[:1] + 1 + np.arange(words - len(kept)) + VOCABULARY // 2) % VOCABULARY + 2
         found[row] = np.concatenate([[0, 1], np.sort(np.concatenate([kept, spare]))])
     return found
 
 
-def forms(seed: int, count: int, width: int) -> dict[str, np.ndarray]:
-    """Gradients of some examples."""
+def forms(seed: int, count: int, width: int, words: int = WORDS) -> dict[str, np.ndarray]:
+    """Gradients of some examples of `words` words."""
     directions = np.random.default_rng(3).standard_normal((4096, width)).astype(np.float32) / np.sqrt(width)
     generator = np.random.default_rng([7, seed])
-    ids = words_of(generator, count)
+    ids = words_of(generator, count, words)
     each = ids.shape[1]
     norms = np.exp(generator.normal(-1.2, 1.8, (count, 1)) + generator.normal(-2.5, 0.8, (count, each)))
     noise = generator.standard_normal((count, each, width), dtype=np.float32) / np.sqrt(width)

@@ -184,8 +184,8 @@ def measure_scatter(folder: Path, arrays: dict[str, np.ndarray], disk: Disk) -> 
             places = np.arange(len(piece["rows.indptr"]) - 1)
             yield places, {name: piece[name] for name in wanted if name in piece}
 
-    one = timed(lambda: write_postings(folder / "one", partial(shards, [whole])))
-    many = timed(lambda: write_postings(folder / "many", partial(shards, [arrays] * parts)))
+    one = timed(lambda: write_postings(folder / "one", len(counts), partial(shards, [whole])))
+    many = timed(lambda: write_postings(folder / "many", len(counts), partial(shards, [arrays] * parts)))
     written = (folder / "one").stat().st_size
     for name in ("one", "many"):
         remove(folder / name)

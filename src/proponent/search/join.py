@@ -1,12 +1,15 @@
 """The join of TracIn-WE: a query reads only the postings of its own tokens.
 
-Exact pruning in two steps, after MaxScore (Turtle and Flood 1995) and its block-wise variants. By Cauchy-Schwarz no row
-contributes more than its norm times the query row's norm: the largest norm per token bounds a whole segment, the norms
-of the rows (4 bytes in addition to d x 4) bound each example. Examples bounded below the threshold are never read.
+Exact pruning in three steps, after MaxScore (Turtle and Flood 1995) and its block-wise variants. By Cauchy-Schwarz no row
+contributes more than its norm times the query row's norm: the largest norm per token bounds a whole segment, the norm of
+an example's gradient (4 bytes) bounds its score without a look at its postings, and the norms of its rows (4 bytes each)
+bound it more closely. Tokens that could not lift any example to the threshold together are not looked at for that.
+Examples bounded below the threshold are never read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
@@ -18,7 +21,13 @@ from proponent.search.ranking import BothEnds, Counter
 from proponent.store import Postings
 
 SPARSE = 0.25
-"""Rows are read one by one when at most this share of them is needed; otherwise whole blocks are streamed."""
+"""Rows are read one by one when at most this share of the examples is needed; otherwise whole blocks are streamed."""
+
+SPARED = 0.25
+"""Share of the threshold that tokens together may add at most when their postings are not looked at for bounds."""
+
+FEW = 1 / 32
+"""The share up to which the bounds of whole gradients are close enough."""
 
 FIRST = 4
 """Examples of the largest bounds, per requested hit, that are scored first to raise the threshold."""
@@ -87,17 +96,20 @@ class BlockJoin:
         self.error = (width + 8) * 2.0**-23
         """Largest relative error of a 32-bit product of rows, relative to the product of their norms."""
 
-    @property
-    def bounds_pay(self) -> bool:
-        """Whether bounding every example costs clearly less than scoring it (measured nanoseconds per posting)."""
-        bounds = scores = 0.0
+    @cached_property
+    def stream_cost(self) -> float:
+        """Nanoseconds that scoring every example takes (measured per posting)."""
+        total = 0.0
         for part in self.parts:
             width = part.postings.row_bytes
             for met in part.matches:
-                count, queries = met.stop - met.start, len(met.columns)
-                bounds += count * queries * 15.0
-                scores += count * (0.1 * width + queries * (8.0 + 0.008 * width))
-        return bounds < 0.6 * scores
+                total += (met.stop - met.start) * (0.1 * width + len(met.columns) * (8.0 + 0.008 * width))
+        return total
+
+    @property
+    def find_cost(self) -> float:
+        """Nanoseconds that finding the postings of a few examples takes."""
+        return 2.5 * self.postings
 
     @property
     def postings(self) -> int:
@@ -125,36 +137,77 @@ class BlockJoin:
             total += largest * own
         return total
 
-    def bounds(self) -> Float[np.ndarray, "q n"]:
-        """Bound the score of every example by the norms of its rows; 0 for examples that are not allowed."""
+    def quick_bounds(self) -> Float[np.ndarray, "q n"] | None:
+        """Bound the score of every example by the norm of its gradient; None where these norms are not stored."""
         total = np.zeros((self.count, self.n))
         for part in self.parts:
-            own = np.zeros_like(total)
+            totals = part.postings.totals
+            if totals is None:
+                return None
+            squares = np.zeros(self.count)
             for met in part.matches:
-                owners = part.postings.owners(met.start, met.stop).astype(np.intp)
-                norms = part.postings.norms(met.start, met.stop).astype(np.float64)
-                for column, norm in zip(met.columns.tolist(), met.norms.tolist(), strict=True):
-                    np.add.at(own[column], owners, norms * norm)
-            total += own * (part.weight if part.scale is None else part.weight * part.scale)
+                squares[met.columns] += met.norms**2
+            factor = part.weight if part.scale is None else part.weight * part.scale
+            total += np.sqrt(squares)[:, None] * (totals * factor)
         total[:, ~self.allowed] = 0.0
         return total
 
-    def chosen(self, column: int, wanted: Bool[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], int]:
-        """Score some examples for one query, reading only their rows."""
-        total, read = np.zeros(self.n), 0
+    def bounds(self, bars: Float[np.ndarray, " q"]) -> Float[np.ndarray, "q n"] | None:
+        """Bound the score of every example by the norms of its rows; 0 for examples that are not allowed.
+
+        An example that no bound lifts to its query's bar may have a bound of 0. None where that costs more than
+        scoring every example.
+        """
+        needed = [self._needed(column, bar) for column, bar in enumerate(bars.tolist())]
+        cost = 15.0 * sum(met.stop - met.start for asked, _ in needed for _, met, _ in asked)
+        if cost + self.find_cost > 0.6 * self.stream_cost:
+            return None
+        total = np.zeros((self.count, self.n))
+        for column, (asked, rest) in enumerate(needed):
+            for part in self.parts:
+                own = np.zeros(self.n)
+                for _, met, norm in (one for one in asked if one[0] is part):
+                    owners = part.postings.owners(met.start, met.stop).astype(np.intp)
+                    np.add.at(own, owners, part.postings.norms(met.start, met.stop).astype(np.float64) * norm)
+                total[column] += own * (part.weight if part.scale is None else part.weight * part.scale)
+            total[column, total[column] > 0] += rest
+        total[:, ~self.allowed] = 0.0
+        return total
+
+    def _needed(self, column: int, bar: float) -> tuple[list[tuple[Part, TokenMatch, float]], float]:
+        """Tokens of a query without which no example reaches the bar, and what the others add at most."""
+        ceilings: list[tuple[float, int, tuple[Part, TokenMatch, float]]] = []
         for part in self.parts:
-            own = np.zeros((1, self.n))
+            largest = part.weight if part.scale is None else part.weight * float(part.scale.max(initial=0.0))
             for met in part.matches:
-                place = np.flatnonzero(met.columns == column)
-                if not len(place):
-                    continue
+                for place in np.flatnonzero(met.columns == column).tolist():
+                    norm = float(met.norms[place])
+                    ceilings.append((largest * met.largest * norm, len(ceilings), (part, met, norm)))
+        rest, asked = 0.0, list[tuple[Part, TokenMatch, float]]()
+        for ceiling, _, one in sorted(ceilings):
+            if not asked and rest + ceiling < SPARED * bar:
+                rest += ceiling
+            else:
+                asked.append(one)
+        return asked, rest
+
+    def chosen(self, wanted: Bool[np.ndarray, "q n"]) -> tuple[Float[np.ndarray, "q n"], int]:
+        """Score some examples, reading only the rows of those that any query wants; and how many rows these were.
+
+        Scores that are not wanted may be wrong.
+        """
+        total, read, any_wants = np.zeros((self.count, self.n)), 0, wanted.any(0)
+        for part in self.parts:
+            own = total if part.scale is None else np.zeros_like(total)
+            for met in part.matches:
                 owners = part.postings.owners(met.start, met.stop)
-                kept = np.flatnonzero(wanted[owners])
+                kept = np.flatnonzero(any_wants[owners])
                 if len(kept):
                     rows = part.postings.take(met.start + kept)
-                    self.kernel(own, owners[kept], rows, None, met.rows[place], np.zeros(1, dtype=np.int64))
+                    self.kernel(own, owners[kept], rows, None, met.rows, met.columns)
                     read += len(kept)
-            total += own[0] * (part.weight if part.scale is None else part.weight * part.scale)
+            if part.scale is not None:
+                total += own * (part.weight * part.scale)
         return total, read
 
 
@@ -176,9 +229,10 @@ def rank(
     """Add the scores of one segment to the rankings of a block of queries; with `into`, keep all of them there."""
     counter, everything = Counter(), meeting.postings
     each = sum(part.postings.row_bytes for part in meeting.parts[:1])
-    bounds = meeting.bounds() if into is None and prune and meeting.bounds_pay else None
-    if bounds is not None:
-        read = _pruned(meeting, offset, ends, lock, bounds)
+    bounds = None
+    for bound, most in _bounding(meeting, ends) if prune and into is None else ():
+        bounds = bound()
+        read = None if bounds is None else _pruned(meeting, offset, ends, lock, bounds, most)
         if read is not None:
             counter.postings_read, counter.bytes_read = read, read * each
             counter.postings_skipped = max(0, everything - read)
@@ -188,13 +242,24 @@ def rank(
     reach = meeting.ceilings()
     for row, end in enumerate(ends):
         found = np.flatnonzero(meeting.allowed & (scores[row] != 0))
-        errors = (
-            np.full(len(found), reach[row] * meeting.error) if bounds is None else bounds[row, found] * meeting.error
-        )
+        most = np.full(len(found), reach[row])
+        if bounds is not None:  # an example without a bound of its own is bounded by its segment
+            most = np.where(bounds[row, found] > 0, bounds[row, found], most)
+        errors = most * meeting.error
         with lock:
             end.add(offset + found, scores[row, found], errors)
     counter.postings_read, counter.bytes_read = everything, everything * each
     return counter
+
+
+def _bounding(
+    meeting: BlockJoin, ends: Sequence[BothEnds]
+) -> Iterator[tuple[Callable[[], Float[np.ndarray, "q n"] | None], float]]:
+    """Ways to bound every example, the cheapest first, and the share of examples up to which each pays."""
+    bars = np.asarray([end.threshold for end in ends])
+    if bars.all() and meeting.find_cost < 0.6 * meeting.stream_cost:
+        yield meeting.quick_bounds, FEW
+    yield lambda: meeting.bounds(bars), SPARSE
 
 
 def _pruned(
@@ -203,45 +268,52 @@ def _pruned(
     ends: Sequence[BothEnds],
     lock: Lock,
     bounds: Float[np.ndarray, "q n"],
+    most: float,
 ) -> int | None:
     """Score the examples above the bounds and return the number of rows read; None if streaming is cheaper."""
-    read, firsts = 0, list[np.ndarray]()
-    rest: list[np.ndarray] = []
     errors = bounds * meeting.error
-    reach = bounds + errors
+    first = np.stack([_first(own, end) for own, end in zip(bounds, ends, strict=True)])
+    scores, read = meeting.chosen(first) if first.any() else (np.zeros_like(bounds), 0)
+    found: list[np.ndarray] = []
+    rest = np.zeros_like(first)
     for row, end in enumerate(ends):
-        first = np.zeros(meeting.n, dtype=np.bool_)
-        if not end.threshold:
-            most = min(meeting.n, FIRST * end.proponents.k + 16)
-            first[np.argpartition(bounds[row], -most)[-most:]] = True
-            first &= bounds[row] > 0
-        firsts.append(first)
-    scored: list[tuple[np.ndarray, np.ndarray]] = []
-    bars: list[float] = []
-    for row, end in enumerate(ends):
-        bar = end.threshold
-        if firsts[row].any():
-            scores, taken = meeting.chosen(row, firsts[row])
-            read += taken
+        bar, own = end.threshold, np.flatnonzero(first[row])
+        if len(own):
             trial = BothEnds(end.proponents.k)
-            found = np.flatnonzero(firsts[row])
-            trial.add(offset + found, scores[found], errors[row, found])
+            trial.add(offset + own, scores[row, own], errors[row, own])
             bar = trial.threshold
-            scored.append((found, scores[found]))
-        else:
-            scored.append((np.zeros(0, dtype=np.int64), np.zeros(0)))
-        bars.append(bar)
-        rest.append((reach[row] > 0) & (reach[row] >= bar) & ~firsts[row])
-    if sum(int(one.sum()) for one in rest) > SPARSE * max(1, int((bounds > 0).sum())):
+        found.append(own)
+        reach = bounds[row] + errors[row]
+        rest[row] = (reach > 0) & (reach >= bar) & ~first[row]
+    if int(rest.sum()) > most * min(rest.size, meeting.postings):
         return None
-    for row, end in enumerate(ends):
-        found, scores = scored[row]
-        with lock:
-            end.add(offset + found, scores, errors[row, found])
-        if rest[row].any():
-            scores, taken = meeting.chosen(row, rest[row])
-            read += taken
-            found = np.flatnonzero(rest[row])
-            with lock:
-                end.add(offset + found, scores[found], errors[row, found])
+    _add(ends, lock, offset, found, scores, errors)
+    if rest.any():
+        scores, taken = meeting.chosen(rest)
+        read += taken
+        _add(ends, lock, offset, [np.flatnonzero(own) for own in rest], scores, errors)
     return read
+
+
+def _first(bounds: Float[np.ndarray, " n"], end: BothEnds) -> Bool[np.ndarray, " n"]:
+    """Examples of the largest bounds, which raise a threshold that is still 0."""
+    first = np.zeros(len(bounds), dtype=np.bool_)
+    if not end.threshold:
+        few = min(len(bounds), FIRST * end.proponents.k + 16)
+        first[np.argpartition(bounds, -few)[-few:]] = True
+        first &= bounds > 0
+    return first
+
+
+def _add(
+    ends: Sequence[BothEnds],
+    lock: Lock,
+    offset: int,
+    found: Sequence[Int[np.ndarray, " m"]],
+    scores: Float[np.ndarray, "q n"],
+    errors: Float[np.ndarray, "q n"],
+) -> None:
+    """Add the scores of the examples that were found for each query."""
+    with lock:
+        for row, (end, own) in enumerate(zip(ends, found, strict=True)):
+            end.add(offset + own, scores[row, own], errors[row, own])

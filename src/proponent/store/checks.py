@@ -63,9 +63,11 @@ def _check_rows(file: MappedTensors) -> None:
         wrong("rows.rows or rows.scale has another shape")
 
 
-def check_postings(file: MappedTensors, tokens: Int[np.ndarray, " x"], indptr: Int[np.ndarray, " y"]) -> None:
-    """Check postings when they are opened; owners are checked when they are read."""
+def check_postings(file: MappedTensors, n: int, tokens: Int[np.ndarray, " x"], indptr: Int[np.ndarray, " y"]) -> None:
+    """Check postings of n examples when they are opened; owners are checked when they are read."""
     wrong = _refusing(file)
+    if "totals" in file.names and file.shape("totals") != (n,):
+        wrong(f"totals are not of {n} examples")
     if tokens.ndim != 1 or indptr.shape != (len(tokens) + 1,) or file.shape("largest") != tokens.shape:
         wrong("tokens, indptr and largest have different lengths")
     if indptr[0] != 0 or (np.diff(indptr) < 0).any() or (np.diff(tokens) <= 0).any():

@@ -161,7 +161,7 @@ def _write(store: Store, one: MergedSegment) -> None:
     for at in (checkpoint.id for checkpoint in store.plan.checkpoints):
         path = layout.postings(at, name)
         if finished(path) is None and one.parts[0].postings(at) is not None:
-            write_postings(path, lambda names, at=at: _shards(layout, at, one, order, names))
+            write_postings(path, one.planned.n, lambda names, at=at: _shards(layout, at, one, order, names))
     publish_tensors(layout.features(name), _features(one))
 
 

@@ -1,8 +1,8 @@
 """Postings of one segment at one checkpoint: the embedding rows of all its examples, by token.
 
 Arrays: tokens [v'] ascending, indptr [v'+1], largest [v'] (the maximum over examples of the summed norms of the
-token's rows); per row owners (position in the segment, data order), words, norms, rows, and scale if rows are
-shorter than 32 bits.
+token's rows); totals [n] (the norm of each example's gradient, as bounded by the norms of its rows); per row owners
+(position in the segment, data order), words, norms, rows, and scale if rows are shorter than 32 bits.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ class Postings:
         self._file, self._n = mapped, n
         self.tokens: Int[np.ndarray, " x"] = mapped.view("tokens").astype(np.int64)
         self.indptr: Int[np.ndarray, " y"] = mapped.view("indptr").astype(np.int64)
-        check_postings(mapped, self.tokens, self.indptr)
+        check_postings(mapped, n, self.tokens, self.indptr)
         self.largest: Float[np.ndarray, " x"] = mapped.view("largest").astype(np.float64)
         self._short = "scale" in mapped.names
         self.width = mapped.shape("rows")[1]
@@ -38,6 +38,11 @@ class Postings:
     def path(self) -> Path:
         """The file."""
         return self._file.path
+
+    @property
+    def totals(self) -> Float[np.ndarray, " n"] | None:
+        """Bounds of the norms of the examples' gradients; None in an index of an earlier version."""
+        return self._file.view("totals") if "totals" in self._file.names else None
 
     def __len__(self) -> int:
         return int(self.indptr[-1])
@@ -82,8 +87,8 @@ class Postings:
         return None if place < 0 else (self.owners(*self.span(place)), self.rows(*self.span(place)))
 
 
-def write_postings(path: Path, shards: Callable[[tuple[str, ...]], Iterator[Shard]]) -> Checksums:
-    """Convert the shards of a segment to postings: one pass counts, one writes every row to its position."""
+def write_postings(path: Path, n: int, shards: Callable[[tuple[str, ...]], Iterator[Shard]]) -> Checksums:
+    """Convert the shards of a segment of n examples to postings: one pass counts, one writes each row to its place."""
     # Memory: the token ids and owners of the segment, and the rows of one shard.
     counts = np.zeros(0, dtype=np.int64)
     width, kind, short = 0, np.dtype(np.float32), False
@@ -100,6 +105,7 @@ def write_postings(path: Path, shards: Callable[[tuple[str, ...]], Iterator[Shar
         "tokens": (np.dtype("<i4"), (len(tokens),)),
         "indptr": (np.dtype("<i8"), (len(tokens) + 1,)),
         "largest": (np.dtype("<f4"), (len(tokens),)),
+        "totals": (np.dtype("<f4"), (n,)),
         "owners": (np.dtype("<i4"), (total,)),
         "words": (np.dtype("<i4"), (total,)),
         "norms": (np.dtype("<f4"), (total,)),
@@ -117,7 +123,8 @@ def write_postings(path: Path, shards: Callable[[tuple[str, ...]], Iterator[Shar
             put(name, 0, values)
         put("tokens", 0, tokens)
         put("indptr", 0, indptr)
-        put("largest", 0, _largest(held["owners"], held["norms"], indptr))
+        for name, values in _bounds(held["owners"], held["norms"], indptr, n).items():
+            put(name, 0, values)
 
     return publish_scattered(path, shapes, fill)
 
@@ -130,18 +137,22 @@ def norms_of(kept: np.ndarray, scale: np.ndarray | None) -> Float[np.ndarray, " 
     return np.nextafter(norms.astype(np.float32), np.float32(np.inf))
 
 
-def _largest(
-    owners: Int[np.ndarray, " m"], norms: Float[np.ndarray, " m"], indptr: Int[np.ndarray, " y"]
-) -> Float[np.ndarray, " x"]:
-    """Bound of one example's rows of each token: a token may occur in several words, with one row each."""
+def _bounds(
+    owners: Int[np.ndarray, " m"], norms: Float[np.ndarray, " m"], indptr: Int[np.ndarray, " y"], n: int
+) -> dict[str, Float[np.ndarray, " x"]]:
+    """Bound each token's rows of one example, and each example's gradient, never below the true norms."""
+    # A token may occur in several words of an example, with one row each: their norms are added.
     if not len(owners):
-        return np.zeros(0, dtype=np.float32)
+        return {"largest": np.zeros(0, dtype=np.float32), "totals": np.zeros(n, dtype=np.float32)}
     first = np.concatenate([[True], np.diff(owners) != 0])
     first[indptr[:-1]] = True
     begins = np.flatnonzero(first)
     sums = np.add.reduceat(norms.astype(np.float64), begins)
-    most = np.maximum.reduceat(sums, np.searchsorted(begins, indptr[:-1]))
-    return np.nextafter(most.astype(np.float32), np.float32(np.inf))
+    found = {
+        "largest": np.maximum.reduceat(sums, np.searchsorted(begins, indptr[:-1])),
+        "totals": np.sqrt(np.bincount(owners[begins], weights=sums * sums, minlength=n)),
+    }
+    return {name: np.nextafter(values.astype(np.float32), np.float32(np.inf)) for name, values in found.items()}
 
 
 def _scatter(

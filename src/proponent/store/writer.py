@@ -164,7 +164,7 @@ class Writer:
         for checkpoint in self.plan.checkpoints if postings else ():
             path = self.layout.postings(checkpoint.id, segment.name)
             if finished(path) is None:
-                write_postings(path, lambda names, at=checkpoint.id: self.shards(at, segment, order, names))
+                write_postings(path, segment.n, lambda names, at=checkpoint.id: self.shards(at, segment, order, names))
         publish_tensors(self.layout.features(segment.name), features)
 
     def seal(
