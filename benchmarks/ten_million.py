@@ -2,10 +2,10 @@
 
     python benchmarks/ten_million.py [--sizes 100000,1000000,10000000] [--folder DIR] [--keep]
 
-Indexes are generated without a model, as in search_scale.py: two special tokens and six words per example, rows of width
-32 in 16 bits, one checkpoint, segments of 32,768 examples, so that a merge writes every one anew. Each step is a process
-of its own, whose peak memory is reported (mapped pages included). `delete`, `merge`, `verify` and `serve` are the
-commands that ship; the search is `proponent.search`, since there is no model whose gradients could be asked.
+Indexes are generated without a model, as in search_scale.py: two special tokens and six words per example, rows of
+width 32 in 16 bits, one checkpoint, segments of 32,768 examples, so that a merge writes every one anew. Each step is a
+process of its own, whose peak memory is reported (mapped pages included). `delete`, `merge`, `verify` and `serve` are
+the commands that ship; the search is `proponent.search`, since there is no model whose gradients could be asked.
 """
 
 import argparse

@@ -47,9 +47,9 @@ ALLOWED = (
     ),
     ("notebook_job.py", "index.query_input", "scoring is timed apart from the queries' gradients"),
     (
-        "search_scale.py",
+        "search_scale.py ten_million.py",
         "gradients.forms gradients.gradient store",
-        "the search is timed alone, and with the release of mapped pages off",
+        "the search is timed alone (and in one script with the release of mapped pages off)",
     ),
     ("explorer.py generated_index.py search_scale.py", "types", "names checkpoints of indexes written without a model"),
     ("decisions.py", "actions.decisions errors", "processes that decide through the library"),
@@ -279,6 +279,7 @@ def test_the_check_of_imports_can_fail(tmp_path: Path):
 RUNS = {
     "gpu": ["gpu.py --device cpu --smoke --out {out}"],
     "index_cost": ["index_cost.py --data {data} --texts 24 --repeats 1 --out {out}"],
+    "ten_million": ["ten_million.py --sizes 3000,6000 --folder {tmp}/t --out {out}"],
     "search_scale": ["search_scale.py --sizes 200 --width 8 --repeats 1 --folder {tmp}/s --out {out}"],
     "projection_orders": [
         "projection_orders.py --data {data} --rows 24 --queries 2 --epochs 1 --width 16 --length 16 --out {out}",

@@ -1,10 +1,10 @@
 """The join of TracIn-WE: a query reads only the postings of its own tokens.
 
-Exact pruning in three steps, after MaxScore (Turtle and Flood 1995) and its block-wise variants. By Cauchy-Schwarz no row
-contributes more than its norm times the query row's norm: the largest norm per token bounds a whole segment, the norm of
-an example's gradient (4 bytes) bounds its score without a look at its postings, and the norms of its rows (4 bytes each)
-bound it more closely. Tokens that could not lift any example to the threshold together are not looked at for that.
-Examples bounded below the threshold are never read.
+Exact pruning in three steps, after MaxScore (Turtle and Flood 1995) and its block-wise variants. By Cauchy-Schwarz no
+row contributes more than its norm times the query row's norm: the largest norm per token bounds a whole segment, the
+norm of an example's gradient (4 bytes) bounds its score without a look at its postings, and the norms of its rows (4
+bytes each) bound it more closely; tokens that together add little to any score are left out of that. Examples bounded
+below the threshold are never read.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,11 +153,8 @@ class BlockJoin:
         return total
 
     def bounds(self, bars: Float[np.ndarray, " q"]) -> Float[np.ndarray, "q n"] | None:
-        """Bound the score of every example by the norms of its rows; 0 for examples that are not allowed.
-
-        An example that no bound lifts to its query's bar may have a bound of 0. None where that costs more than
-        scoring every example.
-        """
+        """Bound the score of every example by the norms of its rows; None where scoring all of them costs less."""
+        # An example that is not allowed, or that no bound lifts to its query's bar, may have a bound of 0.
         needed = [self._needed(column, bar) for column, bar in enumerate(bars.tolist())]
         cost = 15.0 * sum(met.stop - met.start for asked, _ in needed for _, met, _ in asked)
         if cost + self.find_cost > 0.6 * self.stream_cost:
@@ -192,11 +189,9 @@ class BlockJoin:
         return asked, rest
 
     def chosen(self, wanted: Bool[np.ndarray, "q n"]) -> tuple[Float[np.ndarray, "q n"], int]:
-        """Score some examples, reading only the rows of those that any query wants; and how many rows these were.
-
-        Scores that are not wanted may be wrong.
-        """
-        total, read, any_wants = np.zeros((self.count, self.n)), 0, wanted.any(0)
+        """Score the wanted examples, and count the rows that were read for it; other scores may be wrong."""
+        total, read = np.zeros((self.count, self.n)), 0
+        any_wants: Bool[np.ndarray, " n"] = np.asarray(wanted.any(0))
         for part in self.parts:
             own = total if part.scale is None else np.zeros_like(total)
             for met in part.matches:

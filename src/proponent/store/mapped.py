@@ -31,6 +31,9 @@ TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 RELEASE = 32 * 2**20
 """Mapped bytes, over all files, that may be touched before they are released; they stay in the page cache."""
 
+AROUND = 2**16
+"""Bytes that the system maps around one that is touched."""
+
 _KINDS = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
@@ -140,7 +143,8 @@ class MappedTensors:
                 for block in blocks[seen == 0].tolist():
                     self.check(block * BLOCK, block * BLOCK + 1)
                 del seen
-        self._release(len(wanted) * max(each, mmap.PAGESIZE))
+        windows = (begin + wanted * each) // AROUND
+        self._release(AROUND * (1 + int(np.count_nonzero(np.diff(windows)))) if len(wanted) else 0)
         return self._arrays[name][wanted]
 
     def all(self) -> "Arrays":
