@@ -84,6 +84,19 @@ def sums_of_file(path: Path) -> Checksums:
     return sums_of(chunks_of(path))
 
 
+def has_blocks(path: Path, sums: Checksums) -> bool:
+    """Whether a file has the size and the blocks that it was written with; several times as fast as SHA-256."""
+    block = 0
+    for chunk in chunks_of(path):
+        for start in range(0, len(chunk), BLOCK):
+            if block >= len(sums.xxh3) // 16 or xxhash.xxh3_64_intdigest(chunk[start : start + BLOCK]) != sums.block(
+                block
+            ):
+                return False
+            block += 1
+    return block == len(sums.xxh3) // 16
+
+
 def chunks_of(path: Path) -> Iterator[memoryview]:
     """Read a file in pieces, into one buffer that is reused."""
     buffer = memoryview(bytearray(CHUNK))

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from proponent import disk
 from proponent.errors import DamagedError, InputError, MismatchError
-from proponent.store.checksums import Checksums, sums_of_file
+from proponent.store.checksums import Checksums, has_blocks, sums_of_file
 from proponent.store.compatibility import refuse_other_plan, refuse_other_source
 from proponent.store.deletion import sweep
 from proponent.store.door import refuse_links
@@ -176,6 +176,12 @@ class Writer:
                 return
             base = self.base
             noted = list(self._noted())
+            for path, sums in noted:
+                if not has_blocks(path, sums):  # of any process that took part
+                    raise DamagedError(
+                        f"{path} differs from what was written: run the same `proponent index` command again with "
+                        "--repair, which computes it anew"
+                    )
             files = dict(base.files) if base is not None else {PLAN: sums_of_file(self.layout.plan)}
             files |= {self.layout.name(path): sums for path, sums in noted}
             self._refuse_incomplete(files)
