@@ -160,5 +160,5 @@ class GradientScorer(Scorer[QueryBatch]):
             tokens = [one.tokens for one in postings if one is not None]
             if len(tokens) < len(postings):
                 tokens += [arrays["rows.ids"] for _, arrays in self.store.shards(step)]
-            self._held[step] = frozenset(token for some in tokens for token in np.unique(some).tolist())
+            self._held[step] = frozenset(np.unique(np.concatenate([np.unique(some) for some in tokens])).tolist())
         return self._held[step]

@@ -70,7 +70,9 @@ def check_postings(file: MappedTensors, n: int, tokens: Int[np.ndarray, " x"], i
         wrong(f"totals are not of {n} examples")
     if tokens.ndim != 1 or indptr.shape != (len(tokens) + 1,) or file.shape("largest") != tokens.shape:
         wrong("tokens, indptr and largest have different lengths")
-    if indptr[0] != 0 or (np.diff(indptr) < 0).any() or (np.diff(tokens) <= 0).any():
+    if tokens.dtype.kind != "i" or indptr.dtype.kind != "i" or file.view("largest", 0, 0).dtype.kind != "f":
+        wrong("tokens, indptr or largest have another type")
+    if indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any() or (tokens[1:] <= tokens[:-1]).any():
         wrong("its tokens or their bounds are not sorted")
     total = int(indptr[-1])
     each = [name for name in ("owners", "words", "norms", "scale") if name in file.names]

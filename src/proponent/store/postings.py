@@ -26,10 +26,11 @@ class Postings:
 
     def __init__(self, mapped: MappedTensors, n: int) -> None:
         self._file, self._n = mapped, n
-        self.tokens: Int[np.ndarray, " x"] = mapped.view("tokens").astype(np.int64)
-        self.indptr: Int[np.ndarray, " y"] = mapped.view("indptr").astype(np.int64)
+        # in place: copies would take memory for every segment of an index
+        self.tokens: Int[np.ndarray, " x"] = mapped.view("tokens")
+        self.indptr: Int[np.ndarray, " y"] = mapped.view("indptr")
         check_postings(mapped, n, self.tokens, self.indptr)
-        self.largest: Float[np.ndarray, " x"] = mapped.view("largest").astype(np.float64)
+        self.largest: Float[np.ndarray, " x"] = mapped.view("largest")
         self._short = "scale" in mapped.names
         self.width = mapped.shape("rows")[1]
         self.row_bytes = mapped.view("rows", 0, 0).itemsize * self.width
@@ -51,7 +52,8 @@ class Postings:
         """Find tokens."""
         if not len(self.tokens):
             return np.full(len(tokens), -1)
-        found = np.minimum(np.searchsorted(self.tokens, tokens), len(self.tokens) - 1)
+        known = np.clip(tokens, -1, np.iinfo(self.tokens.dtype).max).astype(self.tokens.dtype)  # as stored: no copy
+        found = np.minimum(np.searchsorted(self.tokens, known), len(self.tokens) - 1)
         return np.where(self.tokens[found] == tokens, found, -1)
 
     def span(self, place: int) -> tuple[int, int]:

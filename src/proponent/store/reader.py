@@ -28,7 +28,7 @@ from proponent.store.manifest import (
 )
 from proponent.store.mapped import TRANSIENT, MappedTensors
 from proponent.store.refit import refit_name, refitted_table
-from proponent.store.segment import Files, Segment
+from proponent.store.segment import Files, Opened, Segment
 from proponent.types import CheckpointId, Example
 
 OPEN_FILES = 256
@@ -222,12 +222,12 @@ class Store:
             self.plan.labels,
             self.refit,
         )
-        deleted = self._deleted()
+        deleted, opened = self._deleted(), Opened(files)
         found: list[Segment] = []
         offset = 0
         for planned in self.manifest.segments:
             own = deleted[(deleted >= offset) & (deleted < offset + planned.n)] - offset
-            found.append(Segment(planned, offset, files, own, incomplete=self.allow_missing))
+            found.append(Segment(planned, offset, files, opened, own, incomplete=self.allow_missing))
             offset += planned.n
         return tuple(found)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,12 @@ from proponent.store.mapped import MappedTensors
 from proponent.store.postings import Postings, Shard
 from proponent.store.rows import decode_arrays
 from proponent.types import CheckpointId
+
+OPEN_TABLES = 64
+"""Segments whose files of examples stay open: memory does not grow with the number of segments."""
+
+OPEN_POSTINGS = 512
+"""Postings, over all segments and checkpoints, that stay open; each takes a file descriptor."""
 
 
 def refitted_scale(at: CheckpointId, segment: str) -> str:
@@ -39,37 +45,68 @@ class Files:
     refit: MappedTensors | None = None  # arrays that a merge fitted again
 
 
+class Opened:
+    """What is open of all segments of an index; the least recently used is closed."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self.examples = lru_cache(maxsize=OPEN_TABLES)(self._examples)
+        self.places = lru_cache(maxsize=OPEN_TABLES)(self._places)
+        self.order = lru_cache(maxsize=OPEN_TABLES)(self._order)
+        self.postings = lru_cache(maxsize=OPEN_POSTINGS)(self._postings)
+
+    def _examples(self, segment: str, n: int) -> StoredExamples:
+        found = StoredExamples(self._files.whole(self._files.layout.examples(segment)))
+        if len(found) != n:
+            raise DamagedError(f"{found.path} contains {len(found)} examples, not {n}: build the index again")
+        return found
+
+    def _places(self, segment: str, n: int) -> Int[np.ndarray, " n"]:
+        examples = self.examples(segment, n)
+        places = np.asarray(examples.column("place") or np.zeros(0, dtype=np.int64))
+        if places.dtype.kind != "i" or not np.array_equal(np.sort(places), np.arange(n)):
+            raise DamagedError(f"{examples.path}: its positions do not match {n} examples: build it again")
+        return places.astype(np.int32)
+
+    def _order(self, segment: str, n: int) -> Int[np.ndarray, " n"]:
+        return np.argsort(self.places(segment, n)).astype(np.int32)
+
+    def _postings(self, path: Path, n: int) -> Postings | None:
+        return Postings(self._files.tensors(path), n) if self._files.has(path) else None
+
+
 class Segment:
     """A part of the training set that is stored and searched as a unit."""
 
     def __init__(
-        self, planned: PlannedSegment, offset: int, files: Files, deleted: Int[np.ndarray, " m"], *, incomplete: bool
+        self,
+        planned: PlannedSegment,
+        offset: int,
+        files: Files,
+        opened: Opened,
+        deleted: Int[np.ndarray, " m"],
+        *,
+        incomplete: bool,
     ) -> None:
         self.name, self.n, self.offset = planned.name, planned.n, offset
         self.bounds = planned.shards
         self.deleted = deleted
-        self._files, self._incomplete = files, incomplete
+        self._files, self._shared, self._incomplete = files, opened, incomplete
 
-    @cached_property
+    @property
     def examples(self) -> StoredExamples:
         """The user's data: id, row, text, text_pair, target, label, source; and the place in the shards."""
-        found = StoredExamples(self._files.whole(self._files.layout.examples(self.name)))
-        if len(found) != self.n:
-            raise DamagedError(f"{found.path} contains {len(found)} examples, not {self.n}: build the index again")
-        return found
+        return self._shared.examples(self.name, self.n)
 
-    @cached_property
+    @property
     def places(self) -> Int[np.ndarray, " n"]:
         """Place in the shards of each example."""
-        places = np.asarray(self.examples.column("place") or np.zeros(0, dtype=np.int64))
-        if places.dtype.kind != "i" or not np.array_equal(np.sort(places), np.arange(self.n)):
-            raise DamagedError(f"{self.examples.path}: its positions do not match {self.n} examples: build it again")
-        return places.astype(np.int32)
+        return self._shared.places(self.name, self.n)
 
-    @cached_property
+    @property
     def order(self) -> Int[np.ndarray, " n"]:
         """Example of each place in the shards."""
-        return np.argsort(self.places).astype(np.int32)
+        return self._shared.order(self.name, self.n)
 
     @cached_property
     def missing(self) -> tuple[int, ...]:
@@ -120,12 +157,10 @@ class Segment:
         return array
 
     def postings(self, at: CheckpointId) -> Postings | None:
-        """Postings of a checkpoint."""
-        if at not in self._postings:
-            path = self._files.layout.postings(at, self.name)
-            scanned = self.missing or not self._files.has(path)
-            self._postings[at] = None if scanned else Postings(self._files.tensors(path), self.n)
-        return self._postings[at]
+        """Postings of a checkpoint; None if there are none, or shards are missing."""
+        if self.missing:
+            return None
+        return self._shared.postings(self._files.layout.postings(at, self.name), self.n)
 
     def shards(self, at: CheckpointId, names: tuple[str, ...] | None = None) -> Iterator[Shard]:
         """Read a checkpoint's gradients in their stored form, shard by shard."""
@@ -171,14 +206,17 @@ class Segment:
         """Shards that were checked, and their names: building the names takes longer than looking up an open file."""
         return {}
 
-    @cached_property
-    def _postings(self) -> dict[CheckpointId, Postings | None]:
-        return {}
+    @property
+    def _features(self) -> MappedTensors | None:
+        return self._files.tensors(self._features_path) if self._has_features else None
 
     @cached_property
-    def _features(self) -> MappedTensors | None:
-        path = self._files.layout.features(self.name)
-        return self._files.tensors(path) if self._files.has(path) else None
+    def _features_path(self) -> Path:
+        return self._files.layout.features(self.name)
+
+    @cached_property
+    def _has_features(self) -> bool:
+        return self._files.has(self._features_path)
 
     @cached_property
     def _gathered(self) -> dict[str, np.ndarray]:

@@ -1,10 +1,8 @@
 """Check an index: every byte of every file, and the consistency of the counts in the files."""
 
-import bisect
 import re
 import time
 from collections.abc import Callable, Iterator
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +143,7 @@ def _counts(folder: Path) -> list[Damage]:
     if not store.manifest.sources:
         return [Damage(MANIFEST, "names no source of its examples")]
     found: list[Damage] = []
-    for segment in map(copy, segments):  # the copy's open files are released with it: memory does not grow with n
+    for segment in segments:
         for name, problem in _segment_counts(store, segment):
             found.append(Damage(name, problem.removeprefix(f"{folder / name} ")))
     return found + list(_equal_ids(store))
@@ -153,23 +151,43 @@ def _counts(folder: Path) -> list[Damage]:
 
 def _equal_ids(store: Store) -> Iterator[Damage]:
     """Examples without an id, or with one that another example has; deleted examples do not count."""
-    known: list[UInt64[np.ndarray, " k"]] = []
-    for segment in map(copy, store.segments):
+    known: UInt64[np.ndarray, " k"] = np.empty(store.n, dtype=np.uint64)  # hashes, sorted in place
+    count = 0
+    for segment in store.segments:
         try:
-            ids = segment.examples.column("id")
+            hashes = _hashes(segment)
         except DamagedError:
             return  # reported already
-        if None in ids:
+        if hashes is None:
             yield Damage(store.layout.name(segment.examples.path), "contains an example without an id")
             return
-        kept = segment.kept.tolist()
-        hashes = (xxhash.xxh3_64_intdigest(one.encode()) for one, stays in zip(ids, kept, strict=True) if stays)
-        known.append(np.fromiter(hashes, dtype=np.uint64))
-    _, first, counts = np.unique(np.concatenate(known), return_index=True, return_counts=True)
-    if (counts > 1).any():
-        ends = np.cumsum([len(one) for one in known]).tolist()
-        segment = store.segments[bisect.bisect_right(ends, int(first[counts > 1].min()))]
-        yield Damage(store.layout.name(segment.examples.path), "contains an id that another example has")
+        known[count : count + len(hashes)] = hashes
+        count += len(hashes)
+    known = known[:count]
+    known.sort()
+    twice = known[1:][known[1:] == known[:-1]]
+    if len(twice):
+        yield Damage(_second_file(store, int(twice[0])), "contains an id that another example has")
+
+
+def _hashes(segment: Segment) -> UInt64[np.ndarray, " k"] | None:
+    """Hashes of the ids of a segment's examples that are not deleted; None if one has no id."""
+    ids = segment.examples.column("id")
+    if None in ids:
+        return None
+    kept = segment.kept.tolist()
+    found = (xxhash.xxh3_64_intdigest(one.encode()) for one, stays in zip(ids, kept, strict=True) if stays)
+    return np.fromiter(found, dtype=np.uint64)
+
+
+def _second_file(store: Store, wanted: int) -> str:
+    """The file in which an id of this hash occurs for the second time."""
+    seen, name = 0, MANIFEST
+    for segment in store.segments:
+        hashes = _hashes(segment)
+        if seen < 2 and hashes is not None and (hashes == wanted).any():
+            seen, name = seen + int((hashes == wanted).sum()), store.layout.name(segment.examples.path)
+    return name
 
 
 def _segment_counts(store: Store, segment: Segment) -> Iterator[tuple[str, str]]:
