@@ -28,7 +28,7 @@ MOST_NUMBERS = 2**48
 TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Errors of a process with too many open files or too little memory: the file itself may be intact."""
 
-RELEASE = 32 * 2**20
+RELEASE = 16 * 2**20
 """Mapped bytes, over all files, that may be touched before they are released; they stay in the page cache."""
 
 AROUND = 2**16
