@@ -131,8 +131,12 @@ def one_model(options: argparse.Namespace, count: int, changes: dict[str, int] |
             state = {"global_step": step, "log_history": [{"step": step, "learning_rate": 1e-3}]}
             (place / "run" / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
         harness.write_lines(place / "train.jsonl", rows)
-        seconds = measure(Run.from_pretrained(place / "run"), rows, place, options)
+        run = Run.from_pretrained(place / "run")
+        seconds = measure(run, rows, place, options)
         stages = json.loads(harness.proponent("info", place / "a.index", "--json"))["seconds"]
+        examples = [Example(str(row), row, one["text"]) for row, one in enumerate(rows)]
+        tokens = int(run.encoder(run.length(None)).lengths(examples).sum())
+        held = {kind: harness.folder_bytes(place / "a.index" / kind) for kind in ("forms", "postings", "examples")}
     whole = sum(stages.values())
     wall, spent = (
         {
@@ -143,6 +147,14 @@ def one_model(options: argparse.Namespace, count: int, changes: dict[str, int] |
     )
     return {
         "texts": count,
+        "tokens": tokens,
+        "CPU seconds per million tokens (median)": {
+            what: round(1e6 * statistics.median(values) / tokens) for what, values in spent.items()
+        },
+        "bytes per token and checkpoint": {
+            kind: round(size / tokens / (options.checkpoints if kind != "examples" else 1), 1)
+            for kind, size in held.items()
+        },
         "seconds (median)": {what: round(statistics.median(values), 2) for what, values in wall.items()},
         "ratio to the plain pass (median over repeats)": ratios(wall, "plain pass"),
         "smallest and largest ratio": spreads(wall, "plain pass"),

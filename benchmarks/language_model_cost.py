@@ -125,7 +125,7 @@ def plain(folder: Path, size: int, *, everything: bool) -> None:
         began = time.process_time()
         model(**batch.inputs, labels=labels).loss.backward()
         spent += time.process_time() - began
-    report(spent)
+    report(spent, sum(one.length for one in encoded))
 
 
 def command(words: list[str]) -> None:
@@ -140,10 +140,11 @@ def command(words: list[str]) -> None:
     report(time.process_time())
 
 
-def report(spent: float) -> None:
+def report(spent: float, tokens: int = 0) -> None:
     """Print the figures of this process as its last line."""
     whole = time.process_time()
     found = {"CPU s": round(spent, 2), "of the process": round(whole, 2), "peak MB": harness.peak_mb()}
+    found |= {"tokens": tokens} if tokens else {}
     print(json.dumps(found | {"mapped": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}), file=sys.stderr)
 
 
@@ -172,7 +173,17 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
         print(name, json.dumps(found[name]), flush=True)
     build, passes = found["index"]["CPU s"], options["checkpoints"]
     each = [found[name]["CPU s"] * passes for name in ("plain pass to the adapter", "plain pass to every parameter")]
+    tokens = found["plain pass to the adapter"]["tokens"]
+    kinds = ("forms", "postings", "examples", "tables")
+    held = {kind: harness.folder_bytes(index / kind) for kind in kinds if (index / kind).is_dir()}
     return {
+        "tokens": tokens,
+        "CPU seconds per million tokens and checkpoint": {
+            "plain pass to the adapter": round(1e6 * each[0] / passes / tokens),
+            "plain pass to every parameter": round(1e6 * each[1] / passes / tokens),
+            "index command": round(1e6 * build / passes / tokens),
+        },
+        "bytes": held,
         "steps": found,
         "index command / plain passes to the adapter": round(build / each[0], 3),
         "index command / plain passes to every parameter": round(build / each[1], 3),
