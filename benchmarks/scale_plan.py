@@ -47,8 +47,8 @@ AFTER = """
 What bounds each size:
 
 - **to 1e7**: one machine. The index fits on a disk, `merge` needs the same space again, a question takes {question} s.
-- **Two terabytes** bound one index: a reader loads a manifest of at most 128 MiB, which has 16 characters for each block
-  of 256 KiB. That is {most:,.0f} million examples of {length} tokens with the smallest model in 32 bits, twice as many in 16.
+- **Two terabytes** bound one index: a reader loads a manifest of at most 128 MiB, which has 16 characters for each
+  block of 256 KiB. That is {most:,.0f} million examples of {length} tokens with the smallest model in 32 bits.
 - **1e8 and more**: the build wants tens to hundreds of processes (`--slurm`, `--engine ray`, `--shard`) and a shared
   disk or a bucket; 1e9 examples take about {hours:,.0f} core hours with the smallest model. They are several indexes,
   each asked alone; a command that merges their answers by score is not built. A question reads the norms of all

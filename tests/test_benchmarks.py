@@ -577,11 +577,14 @@ def test_a_script_parses_its_arguments(name: str, as_script: pytest.MonkeyPatch,
     assert "--" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["tables.py", "acceptance_page.py", "fidelity/leaderboard.py", "fidelity/pictures.py"])
+@pytest.mark.parametrize("name", [
+    "tables.py", "acceptance_page.py", "scale_plan.py", "fidelity/leaderboard.py", "fidelity/pictures.py",
+])  # fmt: skip
 def test_a_page_is_the_one_that_its_records_make(name: str, as_script: pytest.MonkeyPatch, tmp_path: Path):
     page = {
         "tables.py": "benchmarks.md",
         "acceptance_page.py": "acceptance.md",
+        "scale_plan.py": "scale.md",
         "fidelity/leaderboard.py": "leaderboard.md",
     }.get(name, "fidelity.md")
     words = ["--docs", str(tmp_path)] if "pictures" in name else ["--page", str(tmp_path / page)]

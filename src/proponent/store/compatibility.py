@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from jaxtyping import Int
 
 from proponent.errors import DataError, InputError, MismatchError
 from proponent.store.manifest import Plan, Source
 from proponent.store.reader import Store
 from proponent.store.refit import Refit
+from proponent.store.segment import Segment, hashed_ids
 
 _SHOWN = {
     "source fingerprint": "fingerprints data",
@@ -61,7 +63,6 @@ def refuse_other_source(folder: Path, path: Path, found: Source, wanted: Source)
 def joinable(store: Store, others: Sequence[Path]) -> list[Store]:
     """Open the indexes that are to be merged into one, except those that it contains already."""
     found: list[Store] = []
-    ids = _ids(store)
     for folder in others:
         if folder.resolve() == store.folder.resolve():
             raise InputError(f"{folder} cannot be merged into itself: name other indexes after it, or none")
@@ -71,25 +72,34 @@ def joinable(store: Store, others: Sequence[Path]) -> list[Store]:
         ignored = {"run", "joined", "tokenizer", "format", "proponent", "source"}
         way_out = f"only indexes of the same run and method can be merged into {store.folder}"
         _refuse(folder, _comparable(other.plan, ignored), _comparable(store.plan, ignored), way_out, "differs")
-        fresh = _ids(other)
-        if known := sorted(fresh & ids):
+        if known := _shared_ids([store, *found], other):
             raise DataError(
                 f"{len(known)} ids of {folder} are in the other indexes already ({', '.join(known[:5])}): build it "
                 "with ids of its own (--id-column), or delete these rows first"
             )
-        ids |= fresh
         found.append(other)
     return found
 
 
-def _ids(store: Store) -> set[str]:
-    """Ids of the examples that are not deleted."""
-    return {
-        one
-        for segment in store.segments
-        for one, kept in zip(segment.examples.column("id"), segment.kept.tolist(), strict=True)
-        if kept
-    }
+def _shared_ids(stores: Sequence[Store], other: Store) -> list[str]:
+    """Ids that an index shares with others; of all ids only hashes are in memory."""
+    hashes = [hashed_ids(segment) for one in stores for segment in one.segments]
+    known = np.unique(np.concatenate([one for one in hashes if one is not None]))
+    maybe: set[str] = set()
+    for segment in other.segments:
+        own = hashed_ids(segment)
+        if own is not None and len(own):
+            places = np.flatnonzero(known[np.searchsorted(known, own).clip(max=len(known) - 1)] == own)
+            maybe.update(_kept_ids(segment, places) if len(places) else ())
+    if not maybe:
+        return []
+    return sorted(maybe & {one for store in stores for segment in store.segments for one in _kept_ids(segment)})
+
+
+def _kept_ids(segment: Segment, places: Int[np.ndarray, " m"] | None = None) -> list[str]:
+    """Ids of the examples that are not deleted, or of some of them."""
+    ids = [one for one, kept in zip(segment.examples.column("id"), segment.kept.tolist(), strict=True) if kept]
+    return ids if places is None else [ids[place] for place in places.tolist()]
 
 
 def refuse_other_tables(store: Store, other: Store, again: Refit | None) -> None:

@@ -6,7 +6,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+import xxhash
+from jaxtyping import Bool, Int, UInt64
 
 from proponent.data import StoredExamples
 from proponent.errors import DamagedError, InputError
@@ -224,3 +225,13 @@ class Segment:
         known = {name: number for number, name in enumerate(self._files.labels)}
         labels = [known.get(one, -1) for one in self.examples.column("label")]
         return gather_features(self.n, labels, {at: self.shards(at) for at in self._files.checkpoints})
+
+
+def hashed_ids(segment: Segment) -> UInt64[np.ndarray, " k"] | None:
+    """Hashes of the ids of a segment's examples that are not deleted; None if one has no id."""
+    ids = segment.examples.column("id")
+    if None in ids:
+        return None
+    kept = segment.kept.tolist()
+    found = (xxhash.xxh3_64_intdigest(one.encode()) for one, stays in zip(ids, kept, strict=True) if stays)
+    return np.fromiter(found, dtype=np.uint64)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
 from jaxtyping import UInt64
 
 from proponent.disk import TEMPORARY
@@ -19,7 +18,7 @@ from proponent.store.layout import MANIFEST, PLAN, Layout
 from proponent.store.leases import NAME
 from proponent.store.manifest import Manifest, canonical, merkle_root, read_json
 from proponent.store.reader import Store, refuse_name
-from proponent.store.segment import Segment
+from proponent.store.segment import Segment, hashed_ids
 from proponent.types import CheckpointId
 
 _NAME = re.compile(r"(seg|gen|append|merge)-\w|step-\d|run-\d+-step-\d")
@@ -155,7 +154,7 @@ def _equal_ids(store: Store) -> Iterator[Damage]:
     count = 0
     for segment in store.segments:
         try:
-            hashes = _hashes(segment)
+            hashes = hashed_ids(segment)
         except DamagedError:
             return  # reported already
         if hashes is None:
@@ -170,21 +169,11 @@ def _equal_ids(store: Store) -> Iterator[Damage]:
         yield Damage(_second_file(store, int(twice[0])), "contains an id that another example has")
 
 
-def _hashes(segment: Segment) -> UInt64[np.ndarray, " k"] | None:
-    """Hashes of the ids of a segment's examples that are not deleted; None if one has no id."""
-    ids = segment.examples.column("id")
-    if None in ids:
-        return None
-    kept = segment.kept.tolist()
-    found = (xxhash.xxh3_64_intdigest(one.encode()) for one, stays in zip(ids, kept, strict=True) if stays)
-    return np.fromiter(found, dtype=np.uint64)
-
-
 def _second_file(store: Store, wanted: int) -> str:
     """The file in which an id of this hash occurs for the second time."""
     seen, name = 0, MANIFEST
     for segment in store.segments:
-        hashes = _hashes(segment)
+        hashes = hashed_ids(segment)
         if seen < 2 and hashes is not None and (hashes == wanted).any():
             seen, name = seen + int((hashes == wanted).sum()), store.layout.name(segment.examples.path)
     return name
