@@ -111,6 +111,7 @@ class MappedTensors:
         self._right = bytearray(-(-len(self._map) // BLOCK))
         with MappedTensors._lock:
             MappedTensors._held.add(self)
+        self._release(AROUND)
         self._places = self._header()
         self._arrays = {name: self._array(place) for name, place in self._places.items()}
 
@@ -127,7 +128,7 @@ class MappedTensors:
         """Rows of an array, in place and read-only, checked."""
         rows, begin, each = self._span(name, start, stop)
         self.check(begin, begin + rows * each)
-        self._release(rows * each)
+        self._release(rows * each + AROUND)
         return self._arrays[name][start : start + rows]
 
     def take(self, name: str, wanted: np.ndarray) -> np.ndarray:
