@@ -22,6 +22,7 @@ from proponent.cli.options import (
     RunFolder,
     filters_of,
     ids_in,
+    index_folder,
 )
 from proponent.errors import DamagedError, InputError
 from proponent.progress import duration
@@ -161,14 +162,14 @@ def delete(
     if named == []:
         raise InputError("--ids contains no id: give ids separated by commas, such as --ids a,b,c")
     from proponent.search import Where
-    from proponent.store import Store
+    from proponent.store import Store, latest
     from proponent.store import delete as delete_from
 
     store = Store(index)
     where = Where(ids=named, **filters_of(filters, store.plan.label_names))
     where.check(store)
     delete_from(index, where.rows(store), _waiting(index, output))
-    after = Store(index)
+    after = Store(latest(index))
     left, gone = after.counts.examples, after.counts.deleted - store.counts.deleted
     output.show(
         lambda: {"index": str(index), "deleted": gone, "examples": left, "merkle_root": after.manifest.merkle_root},
@@ -183,7 +184,7 @@ def merge(
     output: OutputOptions,
     others: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[OTHER]...", help="Indexes of the same run and method whose examples are added to it."),
+        typer.Argument(metavar="[OTHER]...", parser=index_folder, help="Indexes of the same run and method whose examples are added to it."),
     ] = None,
 ) -> None:
     """Merge segments into larger ones, remove deleted examples, and add the examples of other indexes."""

@@ -8,11 +8,11 @@ import errno
 import json
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Protocol, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -86,15 +86,23 @@ class Arrays(dict[str, np.ndarray]):
         return Arrays(self._path, {**self, **other})
 
 
+class Elsewhere(Protocol):
+    """Where the bytes of a file come from that is not whole yet."""
+
+    def fill(self, blocks: Sequence[int]) -> None:
+        """Write some blocks into the file."""
+        ...
+
+
 class MappedTensors:
-    """The arrays of one safetensors file."""
+    """The arrays of one safetensors file; with `elsewhere`, blocks that are not right are fetched once."""
 
     _held: ClassVar["WeakSet[MappedTensors]"] = WeakSet()
     _touched: ClassVar[int] = 0
     _lock: ClassVar[Lock] = Lock()
 
-    def __init__(self, path: Path, sums: Checksums | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path, sums: Checksums | None = None, elsewhere: Elsewhere | None = None) -> None:
+        self.path, self._elsewhere = path, elsewhere
         try:
             with DOOR.open(path, most=ANY) as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -137,9 +145,9 @@ class MappedTensors:
                 first, last = (begin + wanted * each) // BLOCK, (begin + (wanted + 1) * each - 1) // BLOCK
                 blocks = np.unique(np.concatenate([first, last]))
                 seen = np.frombuffer(self._right, dtype=np.uint8)[blocks]
-                for block in blocks[seen == 0].tolist():
-                    self.check(block * BLOCK, block * BLOCK + 1)
+                unseen: list[int] = blocks[seen == 0].tolist()
                 del seen
+                self._check(unseen)
         self._release(len(wanted) * max(each, mmap.PAGESIZE))
         return self._arrays[name][wanted]
 
@@ -152,17 +160,37 @@ class MappedTensors:
         if self._sums is None or stop <= start:
             return
         first, last = start // BLOCK, (stop - 1) // BLOCK
-        if self._right.find(0, first, last + 1) < 0:
-            return
+        if self._right.find(0, first, last + 1) >= 0:
+            self._check([block for block in range(first, last + 1) if not self._right[block]])
+
+    def _check(self, blocks: Sequence[int]) -> None:
+        wrong = self._wrong(blocks)
+        if wrong and self._elsewhere is not None:
+            self._elsewhere.fill(wrong)
+            wrong = self._wrong(wrong)
+        if wrong:
+            begin, end = self._ends(wrong[0])
+            raise DamagedError(_message(self.path, f"bytes {begin} to {end - 1} have another checksum"))
+
+    def _wrong(self, blocks: Sequence[int]) -> list[int]:
+        """The blocks with another checksum; the others are marked as right."""
+        found: list[int] = []
+        assert self._sums is not None
         with memoryview(self._map) as whole:
-            for block in range(first, last + 1):
-                if self._right[block]:
-                    continue
-                begin, end = block * BLOCK, min((block + 1) * BLOCK, len(self._map))
+            for block in blocks:
+                begin, end = self._ends(block)
                 with whole[begin:end] as piece:
-                    if xxhash.xxh3_64_intdigest(piece) != self._sums.block(block):
-                        raise DamagedError(_message(self.path, f"bytes {begin} to {end - 1} have another checksum"))
-                self._right[block] = 1
+                    right = xxhash.xxh3_64_intdigest(piece) == self._sums.block(block)
+                if right:
+                    self._right[block] = 1
+                else:
+                    found.append(block)
+                    if self._elsewhere is None:
+                        break
+        return found
+
+    def _ends(self, block: int) -> tuple[int, int]:
+        return block * BLOCK, min((block + 1) * BLOCK, len(self._map))
 
     @staticmethod
     def _release(size: int) -> None:
@@ -200,6 +228,7 @@ class MappedTensors:
         return np.frombuffer(self._map, dtype=place.kind, count=count, offset=place.start).reshape(place.shape)
 
     def _header(self) -> dict[str, Place]:
+        self.check(0, min(8, len(self._map)))
         size = int.from_bytes(self._map[:8], "little")
         if len(self._map) < 8 or size > min(MOST_HEADER, len(self._map) - 8):
             raise DamagedError(_message(self.path, "its header is cut off or longer than 1 MiB"))
