@@ -32,7 +32,10 @@ _AGAIN = "what is finished is kept: run the same command again"
 
 
 def url_of(place: str | Path) -> str | None:
-    """The url that a place is; None for a path. A `Path` of a url, which has one slash, is one too.
+    """Recognise a url; a `Path` of one, which has one slash, is one too.
+
+    Returns:
+        The url; None for a path.
 
     Raises:
         InputError: it holds credentials or parameters.
@@ -42,7 +45,7 @@ def url_of(place: str | Path) -> str | None:
         return None
     scheme, rest = found.groups()
     clean = f"{scheme}://{'/' if scheme == 'file' else ''}{rest.strip('/')}"
-    if re.search(r"[?#]", rest) or "@" in rest.partition("/")[0] and not scheme.startswith("abfs"):
+    if re.search(r"[?#]", rest) or ("@" in rest.partition("/")[0] and not scheme.startswith("abfs")):
         raise InputError(
             f"{without_secrets(clean)}: credentials and parameters do not belong in the address of an index: give them "
             "in the environment, as the tools of the store read them (docs/buckets.md)"
@@ -115,7 +118,10 @@ class Bucket:
                 return None
 
     def read(self, name: str, most: int) -> tuple[bytes, Held] | None:
-        """Read a small object; None if there is none.
+        """Read a small object.
+
+        Returns:
+            Its bytes and what it is; None if there is none.
 
         Raises:
             InputError: it is larger than such an object can be.
@@ -135,6 +141,9 @@ class Bucket:
 
     def ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read ranges of bytes of an object.
+
+        Returns:
+            The bytes of each.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -157,10 +166,8 @@ class Bucket:
                 yield bytes(piece)
 
     def create(self, name: str, data: bytes | Path) -> Held | None:
-        """Put an object unless there is one of its name; None if there is.
-
-        One that is too large for one request is put in parts, after a look whether there is one.
-        """
+        """Put an object unless there is one of its name: then None."""
+        # one that is too large for one request is put in parts, after a look whether there is one
         size = data.stat().st_size if isinstance(data, Path) else len(data)
         with self._named(name):
             if size > SINGLE:
@@ -177,7 +184,8 @@ class Bucket:
 
     def replace(self, name: str, data: bytes, held: Held) -> Held | None:
         """Replace an object that has not changed since it was looked at; None if it has."""
-        version = {"e_tag": held.e_tag, "version": held.version}
+        known = {"e_tag": held.e_tag, "version": held.version}
+        version = {name: value for name, value in known.items() if value is not None}
         with self._named(name):
             try:
                 made = self._obstore.put(self._store, name, data, mode=version)
@@ -191,7 +199,9 @@ class Bucket:
             return {}
         with self._named(""):
             return {
-                str(one["path"]): _held(one) for some in self._obstore.list(self._store) for one in cast("list[Any]", some)
+                str(one["path"]): _held(one)
+                for some in self._obstore.list(self._store)
+                for one in cast("list[Any]", some)
             }
 
     def remove(self, names: Sequence[str]) -> None:
@@ -216,9 +226,13 @@ class Bucket:
         finally:
             self.remove([name])
         if not right:
-            way = "give the folder as a path, without file://" if self.url.startswith("file:") else (
-                "allow conditional writes (AWS_CONDITIONAL_PUT must not be disabled), take a store that has them, or "
-                "use a local folder and copy it"
+            way = (
+                "give the folder as a path, without file://"
+                if self.url.startswith("file:")
+                else (
+                    "allow conditional writes (AWS_CONDITIONAL_PUT must not be disabled), take a store that has them, "
+                    "or use a local folder and copy it"
+                )
             )
             raise InputError(
                 f"{self.url}: this store cannot put an object only if nobody else has, which is needed here: {way}"
@@ -236,7 +250,7 @@ class Bucket:
         try:
             yield
         except _NoBucketError as error:
-            raise InputError(f"{place}: there is no such bucket: create it, or correct the address") from error
+            raise InputError(f"{self.url}: there is no such bucket: create it, or correct the address") from error
         except FileNotFoundError:
             raise
         except (*kinds, OSError, NotImplementedError) as error:

@@ -159,9 +159,7 @@ def _fit(run: "Run", examples: "Examples", output: OutputOptions) -> dict[str, f
 def index(
     run: RunFolder,
     data: Data,
-    out: Annotated[
-        str, typer.Option(help="Folder of the index, or s3://BUCKET/FOLDER; an unfinished one is resumed.")
-    ],
+    out: Annotated[str, typer.Option(help="Folder of the index, or s3://BUCKET/FOLDER; an unfinished one is resumed.")],
     method: MethodOptions,
     building: BuildOptions,
     model: ModelOptions,

@@ -184,12 +184,16 @@ def merge(
     output: OutputOptions,
     others: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[OTHER]...", parser=index_folder, help="Indexes of the same run and method whose examples are added to it."),
+        typer.Argument(
+            metavar="[OTHER]...",
+            parser=index_folder,
+            help="Indexes of the same run and method whose examples are added to it.",
+        ),
     ] = None,
 ) -> None:
     """Merge segments into larger ones, remove deleted examples, and add the examples of other indexes."""
     from proponent.preconditioners.refitting import refit
-    from proponent.store import Store
+    from proponent.store import Store, latest
     from proponent.store import merge as merge_of
     from proponent.store.inventory import bytes_by_kind
     from proponent.store.refit import refit_name
@@ -197,7 +201,7 @@ def merge(
     held = Store(index)
     before, size, fitted = len(held.segments), sum(bytes_by_kind(index).values()), refit_name(held.manifest.files)
     manifest, merged = merge_of(index, others or (), waiting=_waiting(index, output), refit=refit)
-    after, freed = len(manifest.segments), size - sum(bytes_by_kind(index).values())
+    after, freed = len(manifest.segments), size - sum(bytes_by_kind(latest(index)).values())
     summary = f"{before} segments before, {after} after; "
     summary += f"{spelled_bytes(freed)} freed" if freed >= 0 else f"{spelled_bytes(-freed)} more"
     if refit_name(manifest.files) != fitted:

@@ -10,6 +10,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, cast
 
+from proponent.data.addresses import fetched, is_url
 from proponent.data.arrow import checked_column, is_arrow_table, read_user_arrow, read_user_parquet, table_of_arrow
 from proponent.data.checks import check
 from proponent.data.class_labels import feature_names
@@ -126,6 +127,9 @@ def _refuse_split(name: str, split: str | None, revision: str | None) -> None:
 
 
 def _table_of_path(source: str | os.PathLike[str], split: str | None, revision: str | None, how: Separated) -> RawTable:
+    if isinstance(source, str) and is_url(source):
+        path, name = fetched(source)
+        return replace(_table_of_path(path, split, revision, how), name=name)
     path = Path(os.fsdecode(source))
     suffix = _suffix(path)
     if not _exists(path):

@@ -1,7 +1,7 @@
 """Builds and changes of an index in a bucket: made in a local folder, then put there by one conditional write."""
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def _settle(home: Home, folder: Path, text: bytes) -> None:
 
 
 @contextmanager
-def changing_in_bucket(folder: Path, what: str) -> Iterator[Path]:
+def changing_in_bucket(folder: Path, what: str) -> Generator[Path]:
     """A copy of a finished index that is changed; the change is put into the bucket afterwards.
 
     Raises:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,10 @@ def cache_folder() -> Path:
 
 
 def local(place: str | Path) -> Path:
-    """The folder of an index: of one in a bucket, that of its files here.
+    """Find the folder of an index.
+
+    Returns:
+        The path; of an index in a bucket, the folder of its files here.
 
     Raises:
         InputError: there is no index at the url, or the bucket cannot be read.
@@ -214,7 +217,10 @@ class Home:
                 disk.publish(self.folder / _ADDRESS, lambda opened: disk.write_all(opened, written, 0), private=True)
 
     def opened(self) -> Path:
-        """The folder of the index as it is in the bucket now.
+        """Prepare the files of the index as it is in the bucket now.
+
+        Returns:
+            Their folder.
 
         Raises:
             InputError: there is none.
@@ -247,7 +253,7 @@ class Home:
         _publish(checked, text)
         manifest = read_json(checked, Manifest)
         there = self.bucket.names()
-        for name, sums in manifest.files.items():
+        for name in manifest.files:
             problem = refuse_name(folder, name)
             if problem is not None:
                 raise DamagedError(f"{self.bucket.at(name)} {problem}: build the index again")
@@ -313,7 +319,7 @@ class Home:
 
 
 @contextmanager
-def alone_in(folder: Path, busy: Callable[[], InputError]) -> Iterator[None]:
+def alone_in(folder: Path, busy: Callable[[], InputError]) -> Generator[None]:
     """Hold a folder of the cache while it is changed; another process that wants it is refused."""
     disk.make_private_folder(folder)
     opened = disk.create(folder / _LOCK, mode=0o600)

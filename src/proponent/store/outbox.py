@@ -5,6 +5,7 @@ completes it and holds its checksums: whoever comes second finds equal checksums
 list of objects does not show yet is computed again, and found to be equal.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from proponent import disk
@@ -93,11 +94,15 @@ class Outbox:
             sums = read_note(self.bucket, name)
             if sums is not None and name in there and there[name].size == sums.size:
                 self._notes[name] = sums
-        for note in walk(self.folder):
+        for path in self._finished_here():
+            if tables or path.parent.name != "tables":
+                self.put(path)
+
+    def _finished_here(self) -> Iterator[Path]:
+        for note in list(walk(self.folder)):
             path = note.with_name(note.name.removesuffix(NOTE))
-            if path != note and (tables or path.parent.name != "tables") and self.layout.name(path) not in self._notes:
-                if finished(path) is not None:
-                    self.put(path)
+            if path != note and self.layout.name(path) not in self._notes and finished(path) is not None:
+                yield path
 
     def has(self, path: Path) -> bool:
         """Whether a file is finished in the bucket, as far as this process knows."""
@@ -113,7 +118,10 @@ class Outbox:
         return name in self._notes
 
     def fetch(self, path: Path, *, first: bool = False) -> Checksums | None:
-        """Fetch a finished file of another machine, verified; None if there is none.
+        """Fetch a finished file of another machine, and verify it.
+
+        Returns:
+            Its checksums; None if there is none.
 
         Raises:
             DamagedError: the object is missing, or differs from its note.

@@ -67,7 +67,7 @@ def verify(
     files = _sealed_files(layout) if sealed else _noted_files(layout)
     mirror = mirror_of(folder)
     # of an index in a bucket, its objects are checked
-    read = mirror.download if mirror is not None else lambda path, _: sums_of_file(path)
+    read = _from_disk if mirror is None else mirror.download
     damage = [found for name, sums in each(sorted(files.items())) if (found := _check(folder, name, sums, read))]
     if not damage and sealed:
         damage += _counts(folder)
@@ -75,6 +75,10 @@ def verify(
     names = map(layout.name, walk(folder)) if mirror is None else mirror.bucket.names()
     strays = tuple(_strays(names, set(files)))
     return Verdict(sealed, len(files), size, time.perf_counter() - began, tuple(damage), strays)
+
+
+def _from_disk(path: Path, _: Checksums) -> Checksums:
+    return sums_of_file(path)
 
 
 def _holds_files(folder: Path) -> bool:
