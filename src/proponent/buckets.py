@@ -207,19 +207,22 @@ class Bucket:
     def remove(self, names: Sequence[str]) -> None:
         """Remove objects, those that are gone already too."""
         with self._named(names[0] if names else ""):
-            for name in names:
+            for start in range(0, len(names), 1000):
                 try:
-                    self._obstore.delete(self._store, name)
-                except FileNotFoundError as error:
+                    self._obstore.delete(self._store, list(names[start : start + 1000]))
+                except FileNotFoundError as error:  # a local folder says so
                     _refuse_no_bucket(error)
+                    if len(names) > 1:
+                        for name in names[start : start + 1000]:
+                            self.remove([name])
 
     def refuse_unconditional(self, *, changes: bool) -> None:
         """Refuse a store that puts an object although there is one; with `changes`, or although it has changed."""
         name, right = f"probe-{uuid4().hex}", False
         try:
-            made = self.create(name, b"1")
-            right = made is not None and self.create(name, b"2") is None
-            if right and changes and made is not None:
+            self.create(name, b"1")
+            right = self.create(name, b"2") is None
+            if right and changes:
                 right = self.replace(name, b"3", Held(1, '"0"', "0")) is None
         except _UnsupportedError:
             right = False

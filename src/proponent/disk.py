@@ -29,8 +29,6 @@ _NO_LINK = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EN
 _NO_PLACE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG}
 _OTHER = {errno.ELOOP: "it is a symbolic link"}
 
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
-
 Made = TypeVar("Made")
 
 # ---- single operations ----------------------------------------------------------------------------------------------
@@ -61,17 +59,12 @@ def write(opened: int, data: bytes | memoryview, at: int) -> int:
 
 def reopen(path: Path) -> int:
     """Open an existing file for writing in place."""
-    return os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | _NO_LINKS)
+    return os.open(path, os.O_RDWR | sum(getattr(os, one, 0) for one in ("O_CLOEXEC", "O_BINARY", "O_NOFOLLOW")))
 
 
 def link(old: Path, new: Path) -> None:
-    """Give a file a second name, or copy it where that cannot be."""
-    try:
-        os.link(old, new)
-    except OSError as error:
-        if error.errno not in {*_NO_LINK, errno.EXDEV}:
-            raise
-        shutil.copyfile(old, new)
+    """Give a file a second name."""
+    os.link(old, new)
 
 
 def truncate(opened: int, size: int) -> None:
@@ -170,18 +163,6 @@ def make_private_folder(folder: Path) -> None:
     make_folder(folder.parent)
     with full_disk_named(folder):
         make_one_folder(folder, 0o700)
-
-
-def make_sparse(path: Path, size: int) -> None:
-    """Create a file of zeros that takes no space, in an existing folder; it is not synced: its bytes come later."""
-    fresh = temporary(path)
-    with full_disk_named(path):
-        opened = create(fresh, mode=0o600)
-        try:
-            truncate(opened, size)
-        finally:
-            close(opened)
-        rename(fresh, path)
 
 
 def remove_tree(path: Path) -> None:

@@ -4,6 +4,7 @@ import atexit
 import re
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,27 +27,32 @@ _FETCHED = ExitStack()
 atexit.register(_FETCHED.close)
 
 
-def is_url(source: object) -> bool:
-    """Whether the name of a data file is a url."""
-    return isinstance(source, str) and _URL.fullmatch(source) is not None
+@dataclass(frozen=True)
+class Fetched:
+    """A file that was fetched."""
+
+    path: Path  # lasts as long as this process
+    name: str  # its url without what may be secret
 
 
-def fetched(url: str) -> tuple[Path, str]:
+def fetched(url: object) -> Fetched | None:
     """Fetch a data file.
 
     Args:
         url: as the user gave it; what may be secret in it is used, and neither shown nor kept.
 
     Returns:
-        The file, which lasts as long as this process, and its name for messages.
+        The file; None if it is no url.
 
     Raises:
         DataError: it cannot be read.
         MissingExtraError: the package that reads such urls is not installed.
     """
-    found, shown = _URL.fullmatch(url), without_secrets(url)
-    protocol = "" if found is None else found[1].lower()
-    if protocol not in PROTOCOLS or "::" in url:
+    found = _URL.fullmatch(url) if isinstance(url, str) else None
+    if found is None:
+        return None
+    url, shown = found[0], without_secrets(found[0])
+    if found[1].lower() not in PROTOCOLS or "::" in url:
         raise DataError(f"{shown}: data files are read from {', '.join(PROTOCOLS)}, one at a time: download it first")
     name = shown.rpartition("/")[2]
     if not name or name in {".", ".."}:
@@ -63,7 +69,7 @@ def fetched(url: str) -> tuple[Path, str]:
             file.write(piece)
 
     disk.write_stream(target, fill)
-    return target, shown
+    return Fetched(target, shown)
 
 
 def _pieces(url: str, shown: str) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ from proponent.store.leases import NAME, Leases
 from proponent.store.manifest import Manifest, parse_manifest, read_json
 from proponent.store.mirror import CHANGE, Home, Mirror, alone_in, mirror_of
 from proponent.store.outbox import outbox_of, work_folder
+from proponent.store.remote_files import lay
 
 _WHAT = "what"
 
@@ -145,8 +146,12 @@ def _copy(folder: Path, place: Path, manifest: Manifest, what: str) -> None:
     disk.remove_tree(place)
     for name in manifest.files:
         disk.make_folder((place / name).parent)
-        if (folder / name).is_file():
+        if not (folder / name).is_file():
+            continue
+        try:
             disk.link(folder / name, place / name)
+        except OSError:  # a file system without second names: it is fetched again
+            lay(place / name, manifest.files[name].size)
     publish_bytes(place / MANIFEST, [DOOR.read_bytes(folder / MANIFEST, most=MOST_JSON)], noted=False)
     publish_bytes(said, [what.encode()], noted=False)
 

@@ -9,23 +9,23 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from proponent import disk
-from proponent.buckets import PIECE, Bucket, Held, url_of
+from proponent.buckets import Bucket, Held, url_of
 from proponent.errors import DamagedError, InputError
 from proponent.local_sockets import state_folder
 from proponent.locks import share, take_alone
 from proponent.shown_places import show_as
-from proponent.store.checksums import BLOCK, ChecksumBuilder, Checksums, sums_of_file
-from proponent.store.door import ANY, DOOR, MOST_JSON, MOST_NOTE
-from proponent.store.files import NOTE, note_of
+from proponent.store.checksums import ChecksumBuilder, Checksums, sums_of_file
+from proponent.store.door import DOOR, MOST_JSON
+from proponent.store.files import note_of
 from proponent.store.layout import MANIFEST, PLAN
 from proponent.store.manifest import Manifest, Plan, read_json
 from proponent.store.names import refuse_name
+from proponent.store.remote_files import WAY_OUT, RemoteFile, cache_folder, here, lay, notes_in
 
 WORK, CHANGE = "work", "change-"
 """Beginnings of the folders of unfinished builds and of changes."""
@@ -34,12 +34,6 @@ _LOCK, _ADDRESS = "lock", "address.json"
 _MIRRORS: dict[Path, "Mirror"] = {}
 _SHARED: dict[Path, int] = {}
 """Open locks of this process: as long as it runs, nobody removes what it reads."""
-
-
-def cache_folder() -> Path:
-    """Where files of buckets are kept."""
-    named = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(named) if named else Path.home() / ".cache") / "proponent" / "buckets"
 
 
 def local(place: str | Path) -> Path:
@@ -93,50 +87,6 @@ def address_of(folder: Path) -> str | None:
         return None
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file whose blocks are in a bucket."""
-
-    bucket: Bucket
-    name: str
-    path: Path  # its local file
-
-    def fill(self, blocks: Sequence[int]) -> None:
-        """Fetch blocks into the local file."""
-        opened = disk.reopen(self.path)
-        try:
-            for some in _portions(spans_of(blocks, self.path.stat().st_size)):
-                for (begin, _), data in zip(some, self._ranges(some), strict=True):
-                    with disk.full_disk_named(self.path.parent):
-                        disk.write_all(opened, data, begin)
-        finally:
-            disk.close(opened)
-
-    def _ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        try:
-            return self.bucket.ranges(self.name, spans)
-        except FileNotFoundError as error:
-            raise DamagedError(f"{self.bucket.at(self.name)} is missing: {_WAY_OUT}") from error
-
-
-_WAY_OUT = "restore it, or build the index again"
-
-
-def _portions(spans: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """The same bytes in requests of a bounded size."""
-    held, size = list[tuple[int, int]](), 0
-    for begin, end in spans:
-        for start in range(begin, end, PIECE):
-            stop = min(start + PIECE, end)
-            if held and size + stop - start > PIECE:
-                yield held
-                held, size = [], 0
-            held.append((start, stop))
-            size += stop - start
-    if held:
-        yield held
-
-
 class Mirror:
     """The local files of an index in a bucket."""
 
@@ -165,17 +115,17 @@ class Mirror:
         try:
             found = self.download(path, sums)
         except FileNotFoundError as error:
-            raise DamagedError(f"{self.bucket.at(self.name(path))} is missing: {_WAY_OUT}") from error
+            raise DamagedError(f"{self.bucket.at(self.name(path))} is missing: {WAY_OUT}") from error
         if found != sums:
             raise DamagedError(
-                f"{self.bucket.at(self.name(path))} differs from what was written (its checksum differs): {_WAY_OUT}"
+                f"{self.bucket.at(self.name(path))} differs from what was written (its checksum differs): {WAY_OUT}"
             )
 
     def download(self, path: Path, sums: Checksums) -> Checksums:
         """Read a whole object and say what its checksums are; it is kept if they are right."""
         fresh, builder, at = disk.temporary(path), ChecksumBuilder(), 0
         disk.make_folder(path.parent)
-        with disk.full_disk_named(path):
+        with disk.full_disk_named(here()):
             opened = disk.create(fresh, mode=0o600)
             try:
                 for piece in self.bucket.chunks(self.name(path)):
@@ -271,23 +221,13 @@ class Home:
         self._keep(folder)
         _publish(folder / PLAN, plan[0])
         there = self.bucket.names()
-        for name, sums in self.notes(there).items():
-            held = there.get(name)
-            if refuse_name(folder, name) is None and held is not None and held.size == sums.size:
+        for name, sums in notes_in(self.bucket, there).items():
+            if refuse_name(folder, name) is None:
                 _lay(folder / name, sums.size)
                 _publish(note_of(folder / name), sums.model_dump_json().encode())
         _ = read_json(folder / PLAN, Plan)
         mirror_of(folder)
         return folder
-
-    def notes(self, there: Mapping[str, Held]) -> dict[str, Checksums]:
-        """The notes in the bucket, by the file that each is of; one that is no note counts as absent."""
-        found: dict[str, Checksums] = {}
-        for note in sorted(there):
-            name = note.removesuffix(NOTE)
-            if name != note and name in there and (sums := read_note(self.bucket, name)) is not None:
-                found[name] = sums
-        return found
 
     def _keep(self, folder: Path) -> None:
         """Lock the folder of a state, so that no process removes it."""
@@ -310,12 +250,13 @@ class Home:
             kept = folder in {current, self.folder / WORK, self.folder / f"{CHANGE}{current.name}"}
             if kept or not lock.is_file():
                 continue
-            opened = disk.reopen(lock)
-            try:
-                if folder not in _SHARED and take_alone(opened, folder):
-                    disk.remove_tree(folder)
-            finally:
-                disk.close(opened)
+            with suppress(OSError):  # another process removes it
+                opened = disk.reopen(lock)
+                try:
+                    if folder not in _SHARED and take_alone(opened, folder):
+                        disk.remove_tree(folder)
+                finally:
+                    disk.close(opened)
 
 
 @contextmanager
@@ -331,25 +272,9 @@ def alone_in(folder: Path, busy: Callable[[], InputError]) -> Generator[None]:
         disk.close(opened)
 
 
-def read_note(bucket: Bucket, name: str) -> Checksums | None:
-    """The note of a file in a bucket."""
-    found = bucket.read(name + NOTE, MOST_NOTE)
-    try:
-        sums = None if found is None else Checksums.model_validate_json(found[0])
-    except ValueError:
-        return None
-    return sums if sums is not None and sums.fits else None
-
-
 def _lay(path: Path, size: int) -> None:
-    """Create a file of a size, unless it is there."""
-    disk.make_folder(path.parent)
-    if _has_size(path, size):
-        return
-    try:
-        disk.make_sparse(path, min(size, ANY))
-    except OSError as error:
-        raise DamagedError(f"{path} has {size:,} bytes, which no file here can have ({error.strerror})") from error
+    if not _has_size(path, size):
+        lay(path, size)
 
 
 def _has_size(path: Path, size: int) -> bool:
@@ -382,19 +307,3 @@ def _same(path: Path, opened: int) -> bool:
     except FileNotFoundError:
         return False
     return stat.S_ISREG(held.st_mode) and os.path.samestat(found, held)
-
-
-BLOCKS_APART = 1
-"""Blocks between two that are needed, up to which they are fetched together."""
-
-
-def spans_of(blocks: Sequence[int], size: int) -> list[tuple[int, int]]:
-    """The ranges of bytes of some blocks, in order; near ones together."""
-    found: list[tuple[int, int]] = []
-    for block in blocks:
-        begin, end = block * BLOCK, min((block + 1) * BLOCK, size)
-        if found and begin - found[-1][1] <= BLOCKS_APART * BLOCK:
-            found[-1] = (found[-1][0], end)
-        else:
-            found.append((begin, end))
-    return found

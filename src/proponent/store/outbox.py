@@ -18,8 +18,9 @@ from proponent.store.files import NOTE, finished, publish_bytes, walk, write_not
 from proponent.store.layout import MANIFEST, PLAN, Layout
 from proponent.store.leases import NAME
 from proponent.store.manifest import Manifest, Plan, parse_manifest, read_json
-from proponent.store.mirror import WORK, Home, Mirror, address_of, read_note
+from proponent.store.mirror import WORK, Home, Mirror, address_of
 from proponent.store.names import refuse_name
+from proponent.store.remote_files import notes_in, read_note
 
 FIRST = ".first"
 """In the name of a table as it is before the gradients, if it gets further arrays after them."""
@@ -87,12 +88,8 @@ class Outbox:
         there = self.bucket.names()
         if MANIFEST in there:
             self._see_seal()
-        for note in there:
-            name = note.removesuffix(NOTE)
-            if name == note or name in self._notes or refuse_name(self.folder, name.replace(FIRST, "")) is not None:
-                continue
-            sums = read_note(self.bucket, name)
-            if sums is not None and name in there and there[name].size == sums.size:
+        for name, sums in notes_in(self.bucket, there, self._notes).items():
+            if refuse_name(self.folder, name) is None:
                 self._notes[name] = sums
         for path in self._finished_here():
             if tables or path.parent.name != "tables":
