@@ -8,11 +8,11 @@ import errno
 import json
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -86,23 +86,17 @@ class Arrays(dict[str, np.ndarray]):
         return Arrays(self._path, {**self, **other})
 
 
-class Elsewhere(Protocol):
-    """Where the bytes of a file come from that is not whole yet."""
-
-    def fill(self, blocks: Sequence[int]) -> None:
-        """Write some blocks into the file."""
-        ...
-
-
 class MappedTensors:
-    """The arrays of one safetensors file; with `elsewhere`, blocks that are not right are fetched once."""
+    """The arrays of one safetensors file; `fill` writes blocks into a file that is not whole, or not right."""
 
     _held: ClassVar["WeakSet[MappedTensors]"] = WeakSet()
     _touched: ClassVar[int] = 0
     _lock: ClassVar[Lock] = Lock()
 
-    def __init__(self, path: Path, sums: Checksums | None = None, elsewhere: Elsewhere | None = None) -> None:
-        self.path, self._elsewhere = path, elsewhere
+    def __init__(
+        self, path: Path, sums: Checksums | None = None, fill: Callable[[Sequence[int]], None] | None = None
+    ) -> None:
+        self.path, self._fill = path, fill
         try:
             with DOOR.open(path, most=ANY) as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -165,8 +159,8 @@ class MappedTensors:
 
     def _check(self, blocks: Sequence[int]) -> None:
         wrong = self._wrong(blocks)
-        if wrong and self._elsewhere is not None:
-            self._elsewhere.fill(wrong)
+        if wrong and self._fill is not None:
+            self._fill(wrong)
             wrong = self._wrong(wrong)
         if wrong:
             begin, end = self._ends(wrong[0])
@@ -185,7 +179,7 @@ class MappedTensors:
                     self._right[block] = 1
                 else:
                     found.append(block)
-                    if self._elsewhere is None:
+                    if self._fill is None:
                         break
         return found
 

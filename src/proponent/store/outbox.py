@@ -110,7 +110,7 @@ class Outbox:
         name = self.layout.name(path)
         if name not in self._notes:
             sums = read_note(self.bucket, name)
-            if sums is not None:
+            if sums is not None and self.bucket.head(name) is not None:
                 self._notes[name] = sums
         return name in self._notes
 
@@ -153,7 +153,7 @@ class Outbox:
         if sums is None or self._notes.get(name) == sums:
             return
         other = self._other(name)
-        if other is None:
+        if other is None or (other == sums and self.bucket.head(name) is None):
             other = self._put(path, name, sums)
         if other is not None and other != sums:
             raise MismatchError(
@@ -232,4 +232,5 @@ def work_folder(home: Home) -> Path:
     folder = home.place(WORK)
     disk.make_private_folder(folder.parent)
     disk.make_private_folder(folder)
+    _OUTBOXES.pop(folder, None)  # the bucket may hold another index by now
     return folder

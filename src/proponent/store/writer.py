@@ -236,7 +236,7 @@ class Writer:
 
     def _mapped(self, path: Path, sums: Checksums) -> MappedTensors:
         mirror = mirror_of(self.folder)
-        return MappedTensors(path, sums, None if mirror is None else mirror.file(path))
+        return MappedTensors(path, sums, None if mirror is None else mirror.file(path).fill)
 
     def _put(self, path: Path) -> None:
         if self._outbox is not None:
