@@ -63,8 +63,6 @@ def answering(status: int, code: str) -> Generator[int]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_PUT = do_POST = do_DELETE = answer
-
         def do_HEAD(self) -> None:
             self.send_response(status)
             self.end_headers()
@@ -72,6 +70,8 @@ def answering(status: int, code: str) -> Generator[int]:
         def log_message(self, *_: Any) -> None:
             """Be quiet."""
 
+    for method in ("GET", "PUT", "POST", "DELETE"):
+        setattr(Handler, f"do_{method}", Handler.answer)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

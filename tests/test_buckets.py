@@ -181,7 +181,6 @@ def test_of_two_drivers_that_seal_at_once_one_wins(machines: buckets.Machines, s
     for machine in ("two", "three"):
         with machines(machine), building(s3) as folder:
             folders.append(folder)
-            pass
     errors: list[BaseException] = []
 
     def seal(folder: Path) -> None:
@@ -269,7 +268,7 @@ def faults_plan(**changes: Any) -> bytes:
 
 def test_a_folder_with_other_objects_is_refused(machines: buckets.Machines, s3: str):
     Bucket(s3).create("photo.jpg", b"1")
-    with pytest.raises(MismatchError, match="not an index \\(it contains photo.jpg\\)"):
+    with pytest.raises(MismatchError, match=r"not an index \(it contains photo.jpg\)"):
         machines.build("one", s3)
 
 
@@ -389,7 +388,7 @@ def test_a_change_that_stops_is_taken_up_again(machines: buckets.Machines, s3: s
         with pytest.raises(BucketError):
             delete(local(s3), DELETED)
     assert Store(local(s3)).counts.deleted == 0
-    with pytest.raises(MismatchError, match="gen-00002.safetensors is there already, with other contents"):
+    with pytest.raises(MismatchError, match=r"gen-00002.safetensors is there already, with other contents"):
         delete(local(s3), DELETED[:1])
     delete(local(s3), DELETED)
     assert Store(local(s3)).counts.deleted == len(DELETED)
@@ -642,7 +641,7 @@ def test_lost_credentials_in_a_build_keep_what_is_finished(
 
 def test_a_connection_that_ends_is_said(s3: str, monkeypatch: Any):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(BucketError, match="cannot be reached .*: look at address, network and region"):
+    with pytest.raises(BucketError, match=r"cannot be reached .*: look at address, network and region"):
         local(s3)
 
 
