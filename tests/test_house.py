@@ -35,6 +35,8 @@ DOORS = {
     "sklearn": {"baselines.py", "actions/held_out.py"},
     "subprocess": {"processes.py"},
     "multiprocessing": {"engine.py"},
+    "obstore": {"buckets.py"},
+    "fsspec": {"data/addresses.py"},
 }
 FOLDER_DOORS = {
     "pyarrow": "data/",

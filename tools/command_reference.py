@@ -46,7 +46,8 @@ def page() -> str:
         "# Commands", "",
         f"{HELP} Written from the commands by `tools/command_reference.py`. Every command takes `--help`; "
         "results go to stdout, progress and hints to stderr. Exit codes: 0 done, 1 a bug or a closed stdout, 2 wrong "
-        "usage or input, 3 parts that do not match, 4 a damaged index, 74 a full disk, 130 interrupted.", "",
+        "usage or input, 3 parts that do not match, 4 a damaged index, 74 a full disk, 75 a bucket that cannot be "
+        "reached now, 130 interrupted.", "",
     ]  # fmt: skip
     for panel, functions in PANELS.items():
         lines += [f"## {panel}", ""]

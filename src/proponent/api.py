@@ -16,7 +16,7 @@ from proponent.method import Method
 from proponent.method_table import stored_method
 from proponent.models import Run
 from proponent.models.counting import Stated
-from proponent.store import RowKind
+from proponent.store import RowKind, building, plan_folder
 
 
 def build(
@@ -57,7 +57,7 @@ def build(
     Args:
         run: the training run, or its folder; for several independently seeded runs, scores are summed over the runs.
         data: the training set: path, Dataset, DataFrame, Arrow table or list of dicts.
-        out: folder of the index.
+        out: folder of the index; or the address of one in a bucket, such as "s3://bucket/folder" (docs/buckets.md).
         method: a name from the table of methods, a method file, or a method as data (`proponent.Gradients`); None takes
             the best measured method that the run allows (grad-cos for a classifier fine-tuned from a pretrained model,
             tracin-we-idf for a model of classes or other answers trained from scratch, both by the run's record;
@@ -103,7 +103,7 @@ def build(
     one, columns = _one(run, device, dtype), columns or Columns()
     options = Options(
         max_length=max_length,
-        batch_size=_batch_size(one, Path(out)) if batch_size is None else batch_size,
+        batch_size=_batch_size(one, plan_folder(out)) if batch_size is None else batch_size,
         max_bad_rows=max_bad_rows,
         steps=None if steps is None else tuple(steps),
         second_moment=second_moment,
@@ -126,11 +126,12 @@ def build(
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
     ahead = in_parts(engine_of(workers, engine, gpu=one.placement.device.startswith("cuda")), workers, options)
-    build_index(one, examples, Path(out), wanted, options, ahead)
-    return _opened(Path(out), one, partial=shard is not None)
+    with building(out, repair=repair, adding=examples.fingerprint if append else None) as folder:
+        build_index(one, examples, folder, wanted, options, ahead)
+    return _opened(out, one, partial=shard is not None)
 
 
-def _opened(out: Path, run: Run, *, partial: bool) -> Index:
+def _opened(out: str | Path, run: Run, *, partial: bool) -> Index:
     how = {"trust_remote_code": run.trust_remote_code, "partial": partial, "device": run.placement.device}
     return Index(out, run.joined or run.path, base=run.info.base, **cast("Any", how))
 
@@ -151,7 +152,7 @@ def open(  # noqa: A001 # the verb that users know
     """Open a finished index; the model is loaded only for explaining a new text.
 
     Args:
-        path: the index.
+        path: the index: its folder, or its address in a bucket.
         run: folder of the run, if it has moved; several for joined runs.
         base: folder of an adapter's base model, if it has moved.
         trust_remote_code: allow custom code shipped with the run's model (an index never allows it by itself).

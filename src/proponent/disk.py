@@ -57,6 +57,16 @@ def write(opened: int, data: bytes | memoryview, at: int) -> int:
     return os.write(opened, data)
 
 
+def reopen(path: Path) -> int:
+    """Open an existing file for writing in place."""
+    return os.open(path, os.O_RDWR | sum(getattr(os, one, 0) for one in ("O_CLOEXEC", "O_BINARY", "O_NOFOLLOW")))
+
+
+def link(old: Path, new: Path) -> None:
+    """Give a file a second name."""
+    os.link(old, new)
+
+
 def truncate(opened: int, size: int) -> None:
     """Truncate a file to a size."""
     os.ftruncate(opened, size)

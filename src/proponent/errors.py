@@ -6,7 +6,8 @@ ProponentError
 │   ├── LabelError        a label that the run does not know
 │   ├── RunError          a folder that is not a usable training run
 │   ├── DivergedError     an iteration that diverges or cannot end
-│   └── MissingExtraError an optional package is not installed
+│   ├── MissingExtraError an optional package is not installed
+│   └── BucketError  75   a bucket that cannot be reached now; what is finished is kept
 ├── MismatchError     3   parts that do not belong together (index, run, data, method)
 ├── DamagedError      4   an index whose files are missing, truncated or changed
 └── DiskFullError    74   no space left; finished shards stay on disk and the build resumes
@@ -15,6 +16,7 @@ A message names the object in the user's words, the likely cause and the fix, in
 """
 
 from proponent.plain_text import one_line
+from proponent.shown_places import as_shown
 
 
 class ProponentError(Exception):
@@ -23,7 +25,7 @@ class ProponentError(Exception):
     exit_code: int = 2
 
     def __str__(self) -> str:
-        return one_line(super().__str__())  # names of files, labels and columns may come from a stranger
+        return one_line(as_shown(super().__str__()))  # names of files, labels and columns may come from a stranger
 
 
 class InputError(ProponentError):
@@ -48,6 +50,12 @@ class DivergedError(InputError):
 
 class MissingExtraError(InputError):
     """An optional package that the request needs is not installed."""
+
+
+class BucketError(InputError):
+    """A bucket that cannot be reached, or not with the credentials that there are; the same command goes on."""
+
+    exit_code = 75
 
 
 class MismatchError(ProponentError):

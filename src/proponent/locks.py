@@ -82,6 +82,32 @@ def _lock(path: Path, opened: int) -> None:
             raise
 
 
+def share(opened: int, folder: Path) -> None:
+    """Lock an open file together with others; it is released when it is closed."""
+    _flock(opened, folder, "LOCK_SH")
+
+
+def take_alone(opened: int, folder: Path) -> bool:
+    """Lock an open file unless another process has it."""
+    try:
+        _flock(opened, folder, "LOCK_EX", "LOCK_NB")
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _flock(opened: int, folder: Path, *kinds: str) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(opened, sum(getattr(fcntl, kind) for kind in kinds))
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if not lacks_locks(error, folder):
+            raise
+
+
 def lacks_locks(error: OSError, folder: Path) -> bool:
     """Whether an error means that a file system cannot lock files; says so once."""
     if error.errno not in _NO_LOCKS:

@@ -17,7 +17,7 @@ import xxhash
 
 from proponent import json_log
 from proponent.errors import DataError, InputError, LabelError
-from proponent.store import Store
+from proponent.store import Store, beside
 from proponent.suggest import nearest
 
 Act = Literal["keep", "fix", "drop", "clear"]
@@ -49,7 +49,7 @@ class Decisions:
     @classmethod
     def of(cls, store: Store) -> "Decisions":
         """The decisions about an open index."""
-        return cls(store.folder, store.plan.label_names, store.plan.source.fingerprint)
+        return cls(beside(store.folder), store.plan.label_names, store.plan.source.fingerprint)
 
     @property
     def current(self) -> dict[str, Decision]:

@@ -1,7 +1,7 @@
 """The command-line app: its commands; every error becomes one line and an exit code.
 
 Exit codes: 0 done; 1 a bug or a closed stdout; 2 wrong usage or input; 3 parts that do not match; 4 a damaged index;
-74 a full disk; 130 interrupted.
+74 a full disk; 75 a bucket that cannot be reached now; 130 interrupted.
 """
 
 import io

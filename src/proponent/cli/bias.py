@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from proponent.cli.data_options import DataOptions
-from proponent.cli.options import Data, ModelOptions, OutputOptions, listed, usable
+from proponent.cli.options import Data, ModelOptions, OutputOptions, index_folder, listed, usable
 from proponent.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class TestOptions:
     draws: Annotated[int, typer.Option(min=19, help="Permutations of the test.")] = 1000
     seed: Annotated[int, typer.Option(min=0, help="Seed of shuffled labels and permutations.")] = 0
     index: Annotated[
-        Path | None, typer.Option(metavar="INDEX", help="With --queries: rank words by use in these answers.")
+        Path | None,
+        typer.Option(metavar="INDEX", parser=index_folder, help="With --queries: rank words by use in these answers."),
     ] = None
     queries: Annotated[
         str | None, typer.Option(metavar="FILE", help="Queries to explain with --index, in the columns of DATA.")

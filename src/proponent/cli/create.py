@@ -159,7 +159,7 @@ def _fit(run: "Run", examples: "Examples", output: OutputOptions) -> dict[str, f
 def index(
     run: RunFolder,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the index; an unfinished one is resumed.")],
+    out: Annotated[str, typer.Option(help="Folder of the index, or s3://BUCKET/FOLDER; an unfinished one is resumed.")],
     method: MethodOptions,
     building: BuildOptions,
     model: ModelOptions,
@@ -216,12 +216,12 @@ def index(
     _report(built, out, output)
 
 
-def _report(built: "Index", out: Path, output: OutputOptions) -> None:
+def _report(built: "Index", out: str, output: OutputOptions) -> None:
     """Report what was built: the whole index or some of its shards."""
     store = built.store
     if not store.sealed:
         output.show(
-            lambda: {"index": str(out), "finished": False, "coverage": store.coverage},
+            lambda: {"index": out, "finished": False, "coverage": store.coverage},
             lambda: echo(f"{out} is unfinished: {store.coverage:.0%} of the examples are in it: run the other parts"),
         )
         return

@@ -18,6 +18,7 @@ from proponent.cli.options import (
     OpenOptions,
     OutputOptions,
     TestFile,
+    index_folder,
     usable,
 )
 from proponent.errors import InputError
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 
 def serve(
-    indexes: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Folders of indexes.")],
+    indexes: Annotated[
+        list[Path], typer.Argument(metavar="INDEX...", parser=index_folder, help="Folders of indexes, or urls of them.")
+    ],
     opening: IndexOptions,
     columns: ColumnOptions,
     output: OutputOptions,

@@ -22,6 +22,7 @@ from proponent.cli.options import (
     RunFolder,
     filters_of,
     ids_in,
+    index_folder,
 )
 from proponent.errors import DamagedError, InputError
 from proponent.progress import duration
@@ -161,14 +162,14 @@ def delete(
     if named == []:
         raise InputError("--ids contains no id: give ids separated by commas, such as --ids a,b,c")
     from proponent.search import Where
-    from proponent.store import Store
+    from proponent.store import Store, latest
     from proponent.store import delete as delete_from
 
     store = Store(index)
     where = Where(ids=named, **filters_of(filters, store.plan.label_names))
     where.check(store)
     delete_from(index, where.rows(store), _waiting(index, output))
-    after = Store(index)
+    after = Store(latest(index))
     left, gone = after.counts.examples, after.counts.deleted - store.counts.deleted
     output.show(
         lambda: {"index": str(index), "deleted": gone, "examples": left, "merkle_root": after.manifest.merkle_root},
@@ -183,12 +184,16 @@ def merge(
     output: OutputOptions,
     others: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[OTHER]...", help="Indexes of the same run and method whose examples are added to it."),
+        typer.Argument(
+            metavar="[OTHER]...",
+            parser=index_folder,
+            help="Indexes of the same run and method whose examples are added to it.",
+        ),
     ] = None,
 ) -> None:
     """Merge segments into larger ones, remove deleted examples, and add the examples of other indexes."""
     from proponent.preconditioners.refitting import refit
-    from proponent.store import Store
+    from proponent.store import Store, latest
     from proponent.store import merge as merge_of
     from proponent.store.inventory import bytes_by_kind
     from proponent.store.refit import refit_name
@@ -196,7 +201,7 @@ def merge(
     held = Store(index)
     before, size, fitted = len(held.segments), sum(bytes_by_kind(index).values()), refit_name(held.manifest.files)
     manifest, merged = merge_of(index, others or (), waiting=_waiting(index, output), refit=refit)
-    after, freed = len(manifest.segments), size - sum(bytes_by_kind(index).values())
+    after, freed = len(manifest.segments), size - sum(bytes_by_kind(latest(index)).values())
     summary = f"{before} segments before, {after} after; "
     summary += f"{spelled_bytes(freed)} freed" if freed >= 0 else f"{spelled_bytes(-freed)} more"
     if refit_name(manifest.files) != fitted:

@@ -25,7 +25,22 @@ RunFolder = Annotated[
 Data = Annotated[
     str, typer.Argument(metavar="DATA", help="CSV, TSV, JSON(L), Parquet or Arrow file, saved data set, or hub id.")
 ]
-IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index.")]
+
+
+def index_folder(place: str) -> Path:
+    """The folder of an index; of one in a bucket, that of its files here."""
+    from proponent.buckets import url_of
+
+    if url_of(place) is None:
+        return Path(place)
+    from proponent.store import local
+
+    return local(place)
+
+
+IndexFolder = Annotated[
+    Path, typer.Argument(metavar="INDEX", parser=index_folder, help="Folder of an index, or its s3://, gs://, az://.")
+]
 MaxLength = Annotated[
     int | None, typer.Option(min=2, help="Maximum tokens per text (default: the model's limit, at most 512).")
 ]

@@ -9,7 +9,16 @@ import typer
 from proponent.cli.chat_options import CountingOptions
 from proponent.cli.data_options import ColumnOptions
 from proponent.cli.named_files import read_named
-from proponent.cli.options import MaxLength, ModelOptions, OutputOptions, PageFiles, RunFolder, choice, usable
+from proponent.cli.options import (
+    MaxLength,
+    ModelOptions,
+    OutputOptions,
+    PageFiles,
+    RunFolder,
+    choice,
+    index_folder,
+    usable,
+)
 
 if TYPE_CHECKING:
     from proponent.actions.corpora import UnlearnSettings
@@ -83,7 +92,10 @@ def unlearn(
     ],
     tests: Annotated[list[str], typer.Option("--tests", metavar="FILE...", help="Test sets, a file each.")],
     index: Annotated[
-        Path | None, typer.Option(metavar="INDEX", help="Index of all corpora, whose mean scores stand beside.")
+        Path | None,
+        typer.Option(
+            metavar="INDEX", parser=index_folder, help="Index of all corpora, whose mean scores stand beside."
+        ),
     ] = None,
     pages: PageFiles = None,
 ) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from proponent.cli.data_options import ColumnOptions
 from proponent.cli.encoding_options import AllowOverlap, EncodingOptions, encoder_of, refuse_overlap
-from proponent.cli.options import OutputOptions, usable
+from proponent.cli.options import OutputOptions, index_folder, usable
 from proponent.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
@@ -27,7 +27,11 @@ class LearningOptions:
 
     index: Annotated[
         Path | None,
-        typer.Option(metavar="INDEX", help="Index of UNLABELLED: its scores in place of the head's influence."),
+        typer.Option(
+            metavar="INDEX",
+            parser=index_folder,
+            help="Index of UNLABELLED: its scores in place of the head's influence.",
+        ),
     ] = None
     train_encoder: Annotated[
         bool,

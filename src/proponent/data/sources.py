@@ -10,6 +10,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, cast
 
+from proponent.data.addresses import fetched
 from proponent.data.arrow import checked_column, is_arrow_table, read_user_arrow, read_user_parquet, table_of_arrow
 from proponent.data.checks import check
 from proponent.data.class_labels import feature_names
@@ -126,6 +127,8 @@ def _refuse_split(name: str, split: str | None, revision: str | None) -> None:
 
 
 def _table_of_path(source: str | os.PathLike[str], split: str | None, revision: str | None, how: Separated) -> RawTable:
+    if (found := fetched(source)) is not None:
+        return replace(_table_of_path(found.path, split, revision, how), name=found.name)
     path = Path(os.fsdecode(source))
     suffix = _suffix(path)
     if not _exists(path):

@@ -125,6 +125,7 @@ class Build:
                 self.worker.gradients(self.writer, self.cuts, at)
             if not self.worker.follows and self.worker.complete(self.writer, one):
                 self._finish(one)
+        self.writer.refresh()
         # Other processes work at the same time: only a check after its last shard shows a process whether all are done.
         if not all(self.worker.complete(self.writer, one) for one in self.cuts):
             self.options.say(
@@ -172,6 +173,7 @@ class Build:
             append=addition if self.options.append else None,
             repair=self.options.repair,
             waiting=lambda: self.options.say(f"another process is using {folder}: waiting for it"),
+            follows=self.worker.follows,
         )
 
     def _source(self) -> Source:

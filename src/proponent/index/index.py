@@ -24,7 +24,7 @@ from proponent.models import Run
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.scorer import TopKBothEnds
 from proponent.search import ANY, How, KernelName, Where
-from proponent.store import Store
+from proponent.store import Store, local
 from proponent.types import Example
 from proponent.views import ErrorReport, Explanation
 
@@ -64,7 +64,7 @@ class Index(Predicting):
     ) -> None:
         if not isinstance(cast("object", path), str | Path):
             raise InputError(f"path is {path!r}: give the folder of an index")
-        self.store = Store(Path(path), partial=partial, allow_missing=allow_missing)
+        self.store = Store(local(path), partial=partial, allow_missing=allow_missing)
         plan, baselines, placed = self.store.plan, BaselineScores(self.store), (device, dtype)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
         self._loaded = LoadedRun(self.store, run, trust_remote_code, base, lambda line: self.say(line), placed)

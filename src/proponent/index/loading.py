@@ -19,6 +19,7 @@ from proponent.models import Encoder, Masks, Run
 from proponent.models.placement import Placement, free_bytes
 from proponent.models.run_files import StoredName
 from proponent.preconditioners.base import install_fitted
+from proponent.shown_places import as_shown
 from proponent.store import Store
 from proponent.types import CheckpointId
 
@@ -186,7 +187,7 @@ def summary(store: Store) -> dict[str, object]:
     """Contents and cost of an index, as plain data."""
     plan, manifest = store.plan, store.manifest
     return {
-        "index": str(store.folder),
+        "index": as_shown(str(store.folder)),
         "method": plan.method.name,
         "embedding_path": plan.embedding_path,
         "examples": store.counts.examples,

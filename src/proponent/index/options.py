@@ -12,6 +12,7 @@ from proponent.errors import InputError
 from proponent.index.planning import shard_of
 from proponent.models.counting import NOTHING, Stated
 from proponent.plain_text import one_line
+from proponent.shown_places import as_shown
 from proponent.store import RowKind
 
 SecondMoment = Literal["recorded", "optimizer", "estimate"]
@@ -27,7 +28,7 @@ _TAKEN: dict[str, tuple[type | UnionType, str]] = {
 
 
 def _say(line: str) -> None:
-    print(one_line(line), file=sys.stderr)  # noqa: T201 # a line for people
+    print(one_line(as_shown(line)), file=sys.stderr)  # noqa: T201 # a line for people
 
 
 @dataclass(frozen=True)

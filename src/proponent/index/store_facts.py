@@ -1,6 +1,7 @@
 """What an index says of itself: its size, its method, a line, a table in a notebook."""
 
 from proponent.index.loading import summary
+from proponent.shown_places import as_shown
 from proponent.store import Store
 from proponent.views.facts import Facts
 
@@ -28,7 +29,7 @@ class StoreFacts:
             ("classes", ", ".join(plan.label_names) if plan.label_names else "none (language model)"),
             ("data", plan.source.data),
             ("run", plan.run),
-            ("folder", str(self.store.folder)),
+            ("folder", as_shown(str(self.store.folder))),
         )
         return Facts(title=f"Index {self.store.folder.name}", facts=facts).notebook()
 

@@ -196,7 +196,7 @@ class Worker:
             with self._clock("tables" if self.spec.choice is None else "curvature"):
                 source = self._sources(writer, cuts, checkpoint)
                 made = fitted_after(fitters, source, held, self._layers, self.options)
-                writer.put_table(checkpoint.id, made)
+                writer.put_table(checkpoint.id, made, after=True)
 
     @property
     def follows(self) -> bool:
@@ -287,7 +287,7 @@ class Worker:
             unit = writer.units[name, step, shard]
             if not writer.leases.take(unit):
                 continue
-            if writer.has_shard(step, name, shard):
+            if writer.has_shard_now(step, name, shard):
                 writer.leases.drop(unit)
                 continue
             cuts = batches(

@@ -1,5 +1,6 @@
 """Write gradients to disk and read them back; independent of models and torch."""
 
+from proponent.store.bucket_changes import building, plan_folder
 from proponent.store.build_progress import BuildProgress, watch
 from proponent.store.checksums import Checksums
 from proponent.store.deletion import delete
@@ -16,6 +17,7 @@ from proponent.store.manifest import (
     Source,
 )
 from proponent.store.merge import merge
+from proponent.store.mirror import beside, latest, local
 from proponent.store.postings import Postings
 from proponent.store.reader import Store
 from proponent.store.rows import RowKind
@@ -42,8 +44,13 @@ __all__ = [
     "Verdict",
     "Writer",
     "array_name",
+    "beside",
+    "building",
     "delete",
+    "latest",
+    "local",
     "merge",
+    "plan_folder",
     "verify",
     "watch",
 ]

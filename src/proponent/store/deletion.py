@@ -1,5 +1,6 @@
 """Change a sealed index. Files never change; a new manifest replaces the old one."""
 
+import hashlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from jaxtyping import Int
 
 from proponent import disk
 from proponent.errors import InputError
+from proponent.store.bucket_changes import changing_in_bucket, sealed_mirror
 from proponent.store.door import refuse_links
 from proponent.store.files import finished, publish_tensors, walk
 from proponent.store.layout import MANIFEST, Layout
@@ -43,6 +45,10 @@ def changing(folder: Path, waiting: Callable[[], None] | None = None) -> Generat
 
 def delete(folder: Path, examples: Int[np.ndarray, " m"], waiting: Callable[[], None] | None = None) -> Manifest:
     """Delete examples: they no longer appear in rankings. Their bytes stay until the index is merged."""
+    if sealed_mirror(folder) is not None:
+        what = f"delete {hashlib.sha256(np.unique(examples).astype('<i8').tobytes()).hexdigest()}"
+        with changing_in_bucket(folder, what) as copy:
+            return delete(copy, examples, waiting)
     with changing(folder, waiting) as store:
         manifest, layout = store.manifest, store.layout
         before = [segment.offset + segment.deleted for segment in store.segments]

@@ -8,6 +8,7 @@ import numpy as np
 
 from proponent.errors import InputError
 from proponent.foreign_files import MEGABYTE, Door
+from proponent.shown_places import as_shown
 from proponent.store.reader import Store
 
 DOOR = Door(InputError, "create a forecast with `proponent plan --json`")
@@ -26,7 +27,7 @@ def inventory(store: Store) -> dict[str, Any]:
     # the times are those of the last change, and only builds and appends record them
     last = manifest.sources[-1].n if manifest.sources else 0
     return {
-        "index": str(store.folder),
+        "index": as_shown(str(store.folder)),
         "finished": store.sealed,
         "coverage": store.coverage,
         "format": manifest.format,

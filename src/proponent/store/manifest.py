@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from proponent.errors import DamagedError, InputError, MismatchError
+from proponent.foreign_files import parse_json
 from proponent.labels import Labels
 from proponent.method import EmbeddingRows, Gradients, Logit, Method, Reduction, Term, terms_of
 from proponent.method_flat import from_flat
@@ -330,6 +331,19 @@ def read_json(path: Path, model: type[Model]) -> Model:
         raw = _read(path)
     except (OSError, ValueError) as error:
         raise DamagedError(f"cannot read {path}: {error}: the index is damaged; build it again") from error
+    return _validated(path, raw, model)
+
+
+def parse_manifest(path: Path, text: bytes) -> "Manifest":
+    """Read a manifest that is in memory; `path` names it in messages."""
+    try:
+        raw = parse_json(text, plausible=True)
+    except ValueError as error:
+        raise DamagedError(f"cannot read {path}: {error}: the index is damaged; build it again") from error
+    return _validated(path, raw, Manifest)
+
+
+def _validated(path: Path, raw: object, model: type[Model]) -> Model:
     version = cast("dict[str, object]", raw).get("format") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise MismatchError(

@@ -8,7 +8,7 @@ import errno
 import json
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -90,14 +90,16 @@ class Arrays(dict[str, np.ndarray]):
 
 
 class MappedTensors:
-    """The arrays of one safetensors file."""
+    """The arrays of one safetensors file; `fill` writes blocks into a file that is not whole, or not right."""
 
     _held: ClassVar["WeakSet[MappedTensors]"] = WeakSet()
     _touched: ClassVar[int] = 0
     _lock: ClassVar[Lock] = Lock()
 
-    def __init__(self, path: Path, sums: Checksums | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, sums: Checksums | None = None, fill: Callable[[Sequence[int]], None] | None = None
+    ) -> None:
+        self.path, self._fill = path, fill
         try:
             with DOOR.open(path, most=ANY) as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -141,9 +143,9 @@ class MappedTensors:
                 first, last = (begin + wanted * each) // BLOCK, (begin + (wanted + 1) * each - 1) // BLOCK
                 blocks = np.unique(np.concatenate([first, last]))
                 seen = np.frombuffer(self._right, dtype=np.uint8)[blocks]
-                for block in blocks[seen == 0].tolist():
-                    self.check(block * BLOCK, block * BLOCK + 1)
+                unseen: list[int] = blocks[seen == 0].tolist()
                 del seen
+                self._check(unseen)
         windows = (begin + wanted * each) // AROUND
         self._release(AROUND * (1 + int(np.count_nonzero(np.diff(windows)))) if len(wanted) else 0)
         return self._arrays[name][wanted]
@@ -157,17 +159,37 @@ class MappedTensors:
         if self._sums is None or stop <= start:
             return
         first, last = start // BLOCK, (stop - 1) // BLOCK
-        if self._right.find(0, first, last + 1) < 0:
-            return
+        if self._right.find(0, first, last + 1) >= 0:
+            self._check([block for block in range(first, last + 1) if not self._right[block]])
+
+    def _check(self, blocks: Sequence[int]) -> None:
+        wrong = self._wrong(blocks)
+        if wrong and self._fill is not None:
+            self._fill(wrong)
+            wrong = self._wrong(wrong)
+        if wrong:
+            begin, end = self._ends(wrong[0])
+            raise DamagedError(_message(self.path, f"bytes {begin} to {end - 1} have another checksum"))
+
+    def _wrong(self, blocks: Sequence[int]) -> list[int]:
+        """The blocks with another checksum; the others are marked as right."""
+        found: list[int] = []
+        assert self._sums is not None
         with memoryview(self._map) as whole:
-            for block in range(first, last + 1):
-                if self._right[block]:
-                    continue
-                begin, end = block * BLOCK, min((block + 1) * BLOCK, len(self._map))
+            for block in blocks:
+                begin, end = self._ends(block)
                 with whole[begin:end] as piece:
-                    if xxhash.xxh3_64_intdigest(piece) != self._sums.block(block):
-                        raise DamagedError(_message(self.path, f"bytes {begin} to {end - 1} have another checksum"))
-                self._right[block] = 1
+                    right = xxhash.xxh3_64_intdigest(piece) == self._sums.block(block)
+                if right:
+                    self._right[block] = 1
+                else:
+                    found.append(block)
+                    if self._fill is None:
+                        break
+        return found
+
+    def _ends(self, block: int) -> tuple[int, int]:
+        return block * BLOCK, min((block + 1) * BLOCK, len(self._map))
 
     @staticmethod
     def _release(size: int) -> None:
@@ -205,6 +227,7 @@ class MappedTensors:
         return np.frombuffer(self._map, dtype=place.kind, count=count, offset=place.start).reshape(place.shape)
 
     def _header(self) -> dict[str, Place]:
+        self.check(0, min(8, len(self._map)))
         size = int.from_bytes(self._map[:8], "little")
         if len(self._map) < 8 or size > min(MOST_HEADER, len(self._map) - 8):
             raise DamagedError(_message(self.path, "its header is cut off or longer than 1 MiB"))

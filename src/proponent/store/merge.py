@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from proponent import disk
 from proponent.errors import DamagedError
+from proponent.store.bucket_changes import changing_in_bucket, sealed_mirror
 from proponent.store.checksums import Checksums
 from proponent.store.compatibility import joinable, refuse_other_tables
 from proponent.store.deletion import changing, sweep
@@ -50,6 +51,10 @@ def merge(
     refit: Callable[[Sequence[Store]], Refit | None] = lambda _: None,
 ) -> tuple[Manifest, bool]:
     """Merge small segments into larger ones without their deleted examples, and other indexes into this one."""
+    if sealed_mirror(folder) is not None:
+        roots = [read_json(Layout(other).manifest, Manifest).merkle_root for other in others]
+        with changing_in_bucket(folder, " ".join(["merge", str(rows), *roots])) as copy:
+            return merge(copy, others, rows=rows, waiting=waiting, refit=refit)
     # `refit` fits again what depends on all examples; None if nothing changed.
     # A killed merge resumes; until it is finished the index is unchanged.
     with changing(folder, waiting) as store:

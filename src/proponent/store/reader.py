@@ -12,9 +12,8 @@ from jaxtyping import Int
 from proponent.data import from_json
 from proponent.errors import DamagedError, InputError
 from proponent.labels import Labels
-from proponent.plain_text import visible
 from proponent.store.checksums import Checksums, sums_of_file
-from proponent.store.door import ANY, DOOR, LINK, refuse_links
+from proponent.store.door import ANY, DOOR, refuse_links
 from proponent.store.files import finished
 from proponent.store.layout import Layout, array_name, no_index
 from proponent.store.manifest import (
@@ -27,6 +26,8 @@ from proponent.store.manifest import (
     read_json,
 )
 from proponent.store.mapped import TRANSIENT, MappedTensors
+from proponent.store.mirror import mirror_of
+from proponent.store.names import refuse_name
 from proponent.store.refit import refit_name, refitted_table
 from proponent.store.segment import Files, Opened, Segment
 from proponent.types import CheckpointId, Example
@@ -52,6 +53,7 @@ class Store:
     def __init__(self, folder: Path, *, partial: bool = False, allow_missing: bool = False) -> None:
         self.folder = folder
         self.layout = Layout(folder)
+        self._mirror = mirror_of(folder)
         if not self.layout.plan.is_file():
             raise InputError(no_index(folder))
         self.sealed = self.layout.manifest.is_file()
@@ -62,9 +64,9 @@ class Store:
                 "use the finished part with --partial (partial=True)"
             )
         self.allow_missing = allow_missing or not self.sealed
+        self._whole: set[Path] = set()
         self.plan, self.manifest = self._read()
         self._open = lru_cache(maxsize=OPEN_FILES)(self._mapped)
-        self._whole: set[Path] = set()
         if self.sealed:
             self._check()
         else:
@@ -272,12 +274,14 @@ class Store:
             raise InputError(f"{path} is not there yet: run the same `proponent index` command again to resume")
         if sums is None:
             raise DamagedError(f"{path} is not part of the index: build it again")
-        return MappedTensors(path, sums)
+        return MappedTensors(path, sums, None if self._mirror is None else self._mirror.file(path).fill)
 
     def _checked(self, path: Path) -> Path:
         """Check a whole file against its checksums before its first use."""
         if path not in self._whole:
             sums = self._sums(path)
+            if self._mirror is not None and sums is not None:
+                self._mirror.fetch(path, sums)
             try:
                 right = sums is not None and sums_of_file(path) == sums
             except OSError as error:
@@ -344,18 +348,6 @@ class TokenTable(Mapping[str, list[Any]]):
 
     def __len__(self) -> int:
         return len(self.NAMES)
-
-
-def refuse_name(folder: Path, name: str) -> str | None:
-    """Describe a problem with a file's name: it must be inside the index, and must not be a link to the outside."""
-    parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts or "\\" in name or visible(name) != name:
-        return "is not a path inside the index"
-    links = (folder.joinpath(*parts[: count + 1]) for count in range(len(parts)))
-    try:
-        return LINK if any(one.is_symlink() for one in links) else None
-    except OSError as error:  # longer than a file name may be
-        return f"cannot be read ({error.strerror})"
 
 
 def _problem(path: Path, sums: Checksums) -> str | None:

@@ -1,7 +1,7 @@
 """Unseal an index with damaged files, keep the intact ones, and seal it again."""
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from proponent import disk
@@ -11,13 +11,16 @@ from proponent.store.door import ANY, DOOR
 from proponent.store.files import NOTE, finished, is_temporary, note_of, publish_bytes, walk, write_note
 from proponent.store.layout import PLAN, Layout
 from proponent.store.manifest import Manifest, canonical, read_json
-from proponent.store.reader import refuse_name
+from proponent.store.names import refuse_name
 
 
-def publish_manifest(layout: Layout, manifest: Manifest) -> None:
-    """Write the seal."""
-    text = canonical(manifest.sealed().model_dump()) + "\n"
-    publish_bytes(layout.manifest, [text.encode()], noted=False)
+def publish_manifest(
+    layout: Layout, manifest: Manifest, first: Callable[[Manifest, bytes], bytes] | None = None
+) -> None:
+    """Write the seal; `first` may seal elsewhere before, and says what was sealed there."""
+    sealed = manifest.sealed()
+    text = (canonical(sealed.model_dump()) + "\n").encode()
+    publish_bytes(layout.manifest, [text if first is None else first(sealed, text)], noted=False)
 
 
 def remove_strays(layout: Layout, known: Collection[str] = ()) -> None:

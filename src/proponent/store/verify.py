@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from proponent.store.files import NOTE, finished, walk
 from proponent.store.layout import MANIFEST, PLAN, Layout
 from proponent.store.leases import NAME
 from proponent.store.manifest import Manifest, canonical, merkle_root, read_json
-from proponent.store.reader import Store, refuse_name
+from proponent.store.mirror import mirror_of
+from proponent.store.names import refuse_name
+from proponent.store.reader import Store
 from proponent.store.segment import Segment, hashed_ids
 from proponent.types import CheckpointId
 
@@ -60,12 +62,20 @@ def verify(
     if not sealed:
         _refuse_lost(layout, "manifest", _unnoted(layout))
     files = _sealed_files(layout) if sealed else _noted_files(layout)
-    damage = [found for name, sums in each(sorted(files.items())) if (found := _check(folder, name, sums))]
+    mirror = mirror_of(folder)
+    # of an index in a bucket, its objects are checked
+    read = _from_disk if mirror is None else mirror.download
+    damage = [found for name, sums in each(sorted(files.items())) if (found := _check(folder, name, sums, read))]
     if not damage and sealed:
         damage += _counts(folder)
     size = sum(sums.size for sums in files.values())
-    strays = tuple(_strays(layout, set(files)))
+    names = map(layout.name, walk(folder)) if mirror is None else mirror.bucket.names()
+    strays = tuple(_strays(names, set(files)))
     return Verdict(sealed, len(files), size, time.perf_counter() - began, tuple(damage), strays)
+
+
+def _from_disk(path: Path, _: Checksums) -> Checksums:
+    return sums_of_file(path)
 
 
 def _holds_files(folder: Path) -> bool:
@@ -110,13 +120,13 @@ def _noted_files(layout: Layout) -> dict[str, Checksums]:
     return {layout.name(path): sums for path in notes if (sums := finished(path)) is not None}
 
 
-def _check(folder: Path, name: str, sums: Checksums) -> Damage | None:
+def _check(folder: Path, name: str, sums: Checksums, read: Callable[[Path, Checksums], Checksums]) -> Damage | None:
     refused = refuse_name(folder, name)
     if refused is not None:
         return Damage(name, refused)
     path = folder / name
     try:
-        found = sums_of_file(path)
+        found = read(path, sums)
     except FileNotFoundError:
         return Damage(name, "is missing")
     except DamagedError as error:
@@ -220,10 +230,9 @@ def _postings(segment: Segment, at: CheckpointId) -> int:
     return len(postings)
 
 
-def _strays(layout: Layout, known: set[str]) -> Iterator[str]:
-    for path in walk(layout.folder):
-        name = layout.name(path)
-        ours = name in known or name in {MANIFEST, PLAN, NAME} or (path.name.endswith(NOTE) and _owner(name) in known)
+def _strays(names: Iterable[str], known: set[str]) -> Iterator[str]:
+    for name in sorted(names):
+        ours = name in known or name in {MANIFEST, PLAN, NAME} or (name.endswith(NOTE) and _owner(name) in known)
         if not ours:
             yield name + (" (temporary)" if name.endswith(TEMPORARY) else "")
 

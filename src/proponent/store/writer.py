@@ -39,6 +39,8 @@ from proponent.store.manifest import (
     read_json,
 )
 from proponent.store.mapped import MappedTensors
+from proponent.store.mirror import mirror_of
+from proponent.store.outbox import outbox_of
 from proponent.store.postings import Shard, write_postings
 from proponent.store.refit import refit_name, refitted_table
 from proponent.store.repair import publish_manifest, recheck, remove_strays, reopen, settle
@@ -60,11 +62,13 @@ class Writer:
         append: Callable[[int, Manifest], Source | None] | None = None,
         repair: bool = False,
         waiting: Callable[[], None] | None = None,
+        follows: bool = False,  # whether tables get further arrays after the gradients
     ) -> None:
-        self.folder, self.layout = folder, Layout(folder)
+        self.folder, self.layout, self._follows = folder, Layout(folder), follows
         self.plan, self.source = plan, plan.source
         _refuse_other_owner(folder, appending=append is not None)
         disk.make_folder(folder)
+        self._outbox = outbox_of(folder)
         self.leases = Leases(folder)
         with self.leases.whole(waiting):
             self._claim(plan, repair=repair, appending=append is not None)
@@ -72,11 +76,14 @@ class Writer:
             self._nothing_new = False
             if append is not None:
                 self._claim_addition(append)
+        self.refresh()
 
     @property
     def finished(self) -> Manifest | None:
         """The manifest of an index that already contains this writer's source; None while work remains."""
         manifest = self._sealed()
+        if manifest is None and self._outbox is not None:
+            return self._outbox.sealed
         if manifest is None or self.base is None:
             return manifest
         done = self._nothing_new or manifest.generation > self.base.generation
@@ -96,24 +103,38 @@ class Writer:
         """Whether a shard was finished, by this or any other process, now or earlier."""
         return self._done(self.layout.shard(at, segment, shard))
 
+    def has_shard_now(self, at: CheckpointId, segment: str, shard: int) -> bool:
+        """Whether a shard is finished; a bucket is asked."""
+        path = self.layout.shard(at, segment, shard)
+        return self._done(path) or (self._outbox is not None and self._outbox.look(path))
+
+    def refresh(self) -> None:
+        """See what other machines have put into the bucket, and put what is not there yet."""
+        if self._outbox is not None:
+            self._outbox.refresh(tables=not self._follows)
+
     def put_shard(self, at: CheckpointId, segment: str, shard: int, arrays: dict[str, np.ndarray]) -> None:
         """Publish one shard of forms."""
-        publish_tensors(self.layout.shard(at, segment, shard), encode_arrays(arrays, self.plan.rows))
+        path = self.layout.shard(at, segment, shard)
+        publish_tensors(path, encode_arrays(arrays, self.plan.rows))
+        self._put(path)
 
     def table_names(self, at: CheckpointId) -> tuple[str, ...]:
         """Name the arrays of a checkpoint's published table."""
         table = self._table(at)
         return () if table is None else table.names
 
-    def put_table(self, at: CheckpointId, arrays: Arrays) -> None:
-        """Publish the table (embedding or head) that a checkpoint's products need."""
+    def put_table(self, at: CheckpointId, arrays: Arrays, *, after: bool = False) -> None:
+        """Publish the table (embedding or head) that a checkpoint's products need; `after` the gradients, again."""
         publish_tensors(self.layout.table(at), arrays)
+        if self._outbox is not None and not after:
+            self._outbox.put(self.layout.table(at), first=self._follows)
 
     def read_table(self, at: CheckpointId) -> dict[str, np.ndarray]:
         """Read a published table back."""
         table, base = self._table(at), self.base
         name = None if base is None else refit_name(base.files)
-        again = None if name is None or base is None else MappedTensors(self.folder / name, base.files[name])
+        again = None if name is None or base is None else self._mapped(self.folder / name, base.files[name])
         held: Mapping[str, np.ndarray] = {} if table is None else table.all()
         return {**held, **refitted_table(again, at)}
 
@@ -124,6 +145,7 @@ class Writer:
     def put_examples(self, segment: str, columns: Columns) -> None:
         """Publish the user's data."""
         publish_table(self.layout.examples(segment), columns)
+        self._put(self.layout.examples(segment))
 
     def shards(
         self,
@@ -163,9 +185,11 @@ class Writer:
         """Publish the files that follow a segment's shards."""
         for checkpoint in self.plan.checkpoints if postings else ():
             path = self.layout.postings(checkpoint.id, segment.name)
-            if finished(path) is None:
+            if not self._done(path):
                 write_postings(path, segment.n, lambda names, at=checkpoint.id: self.shards(at, segment, order, names))
+                self._put(path)
         publish_tensors(self.layout.features(segment.name), features)
+        self._put(self.layout.features(segment.name))
 
     def seal(
         self, skipped: Sequence[SkippedRow], notes: Sequence[str], seconds: Mapping[str, float], peak_rss: int = 0
@@ -175,6 +199,9 @@ class Writer:
             if self.finished is not None:
                 return
             base = self.base
+            if self._outbox is not None:
+                self._outbox.refresh(tables=True)
+                self._outbox.fetch_all()
             noted = list(self._noted())
             for path, sums in noted:
                 if not has_blocks(path, sums):  # of any process that took part
@@ -198,7 +225,7 @@ class Writer:
                 seconds=dict(seconds),
                 peak_rss=peak_rss,
             )
-            publish_manifest(self.layout, manifest)
+            publish_manifest(self.layout, manifest, None if self._outbox is None else self._outbox.seal)
             for path, _ in noted:
                 disk.remove(note_of(path))
 
@@ -209,11 +236,21 @@ class Writer:
     def _table(self, at: CheckpointId) -> MappedTensors | None:
         path = self.layout.table(at)
         sums = self.base.files.get(self.layout.name(path)) if self.base is not None else self._sums(path)
-        return None if sums is None else MappedTensors(path, sums)
+        if sums is None and self._outbox is not None:
+            sums = self._outbox.fetch(path, first=True)
+        return None if sums is None else self._mapped(path, sums)
+
+    def _mapped(self, path: Path, sums: Checksums) -> MappedTensors:
+        mirror = mirror_of(self.folder)
+        return MappedTensors(path, sums, None if mirror is None else mirror.file(path).fill)
+
+    def _put(self, path: Path) -> None:
+        if self._outbox is not None:
+            self._outbox.put(path)
 
     def _done(self, path: Path) -> bool:
         """Whether a file is finished."""
-        return self._sums(path) is not None
+        return (self._outbox is not None and self._outbox.has(path)) or self._sums(path) is not None
 
     def _sums(self, path: Path) -> Checksums | None:
         """Checksums of a finished file: from its note, or from the manifest if another process sealed the index."""
@@ -221,6 +258,8 @@ class Writer:
         if found is None and self.layout.manifest.is_file():
             sealed = self.finished
             return None if sealed is None else sealed.files.get(self.layout.name(path))
+        if found is None and self._outbox is not None:
+            return self._outbox.fetch(path)
         return found
 
     def _claim(self, plan: Plan, *, repair: bool, appending: bool) -> None:
@@ -235,7 +274,8 @@ class Writer:
                 [(canonical(plan.model_dump(mode="json", by_alias=True)) + "\n").encode()],
                 noted=False,
             )
-            return
+            if self._outbox is None or self._outbox.put_plan():
+                return
         found = read_json(self.layout.plan, Plan)
         refuse_other_plan(self.folder, found, plan, finished=self.layout.manifest.is_file(), data=not appending)
         self.plan, self.source = found, found.source  # names may have changed; the frozen plan stays

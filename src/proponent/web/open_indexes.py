@@ -11,7 +11,7 @@ from proponent.actions import action
 from proponent.actions.decisions import Decisions
 from proponent.errors import InputError, ProponentError
 from proponent.method import Baseline
-from proponent.store import Plan, Store
+from proponent.store import Plan, Store, beside
 from proponent.suggest import nearest
 from proponent.types import Conversation
 from proponent.views import Page
@@ -121,7 +121,7 @@ class OpenIndex:
     @Once
     def questions(self) -> Questions:
         """The stored questions of this index."""
-        return Questions(self.folder, self.store.manifest.merkle_root or f"unfinished {self.stamp}")
+        return Questions(beside(self.folder), self.store.manifest.merkle_root or f"unfinished {self.stamp}")
 
     def report(self, name: str) -> Page:
         """The report of an action, computed at the first view."""
