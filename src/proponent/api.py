@@ -119,9 +119,7 @@ def build(
     )
     options.check()
     if method is None:
-        method, reason = default_method(one, steps, second_moment)
-        if not quiet:
-            options.say(reason)
+        method = _default(one, options)
     wanted = stored_method(method, **(given := {**(set or {}), **changes}))
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
@@ -129,6 +127,14 @@ def build(
     with building(out, repair=repair, adding=examples.fingerprint if append else None) as folder:
         build_index(one, examples, folder, wanted, options, ahead)
     return _opened(out, one, partial=shard is not None)
+
+
+def _default(run: Run, options: Options) -> str:
+    """The default method of a run, which is said."""
+    found = default_method(run, options.steps, options.second_moment)
+    if not options.quiet:
+        options.say(found.reason)
+    return found.method
 
 
 def _opened(out: str | Path, run: Run, *, partial: bool) -> Index:

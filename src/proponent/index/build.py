@@ -126,6 +126,8 @@ class Build:
             if not self.worker.follows and self.worker.complete(self.writer, one):
                 self._finish(one)
         self.writer.refresh()
+        if (sealed := self.writer.finished) is not None:  # by another machine
+            return tuple(sealed.skipped)
         # Other processes work at the same time: only a check after its last shard shows a process whether all are done.
         if not all(self.worker.complete(self.writer, one) for one in self.cuts):
             self.options.say(

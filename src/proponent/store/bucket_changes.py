@@ -16,7 +16,7 @@ from proponent.store.leases import NAME, Leases
 from proponent.store.manifest import Manifest, parse_manifest, read_json
 from proponent.store.mirror import CHANGE, Home, Mirror, alone_in, mirror_of
 from proponent.store.outbox import outbox_of, work_folder
-from proponent.store.remote_files import lay
+from proponent.store.remote_files import WAY_OUT, has_size, lay
 
 _WHAT = "what"
 
@@ -84,10 +84,9 @@ def building(out: str | Path, *, repair: bool = False, adding: str | None = None
 
 
 def _refuse_incomplete(bucket: Bucket, folder: Path) -> None:
-    files = read_json(folder / MANIFEST, Manifest).files
-    wrong = next((name for name in files if not (folder / name).is_file()), None)
-    if wrong is not None:
-        raise DamagedError(f"{bucket.at(wrong)} is missing: restore it, or build the index again")
+    for name, sums in read_json(folder / MANIFEST, Manifest).files.items():
+        if not has_size(folder / name, sums.size):
+            raise DamagedError(f"{bucket.at(name)} is missing or has another size: {WAY_OUT}")
 
 
 def _settle(home: Home, folder: Path, text: bytes) -> None:

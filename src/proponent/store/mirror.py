@@ -25,7 +25,7 @@ from proponent.store.files import note_of
 from proponent.store.layout import MANIFEST, PLAN
 from proponent.store.manifest import Manifest, Plan, read_json
 from proponent.store.names import refuse_name
-from proponent.store.remote_files import WAY_OUT, RemoteFile, cache_folder, here, lay, notes_in
+from proponent.store.remote_files import WAY_OUT, RemoteFile, cache_folder, has_size, here, lay, notes_in
 
 WORK, CHANGE = "work", "change-"
 """Beginnings of the folders of unfinished builds and of changes."""
@@ -273,19 +273,12 @@ def alone_in(folder: Path, busy: Callable[[], InputError]) -> Generator[None]:
 
 
 def _lay(path: Path, size: int) -> None:
-    if not _has_size(path, size):
+    if not has_size(path, size):
         lay(path, size)
 
 
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
-
-
 def _complete(folder: Path, files: Mapping[str, Checksums]) -> bool:
-    return all(_has_size(folder / name, sums.size) for name, sums in files.items())
+    return all(has_size(folder / name, sums.size) for name, sums in files.items())
 
 
 def _publish(path: Path, data: bytes) -> None:

@@ -17,6 +17,9 @@ from proponent.store.files import NOTE
 READERS = 16
 """Notes that are read at once."""
 
+AT_ONCE = 8
+"""Pieces that are fetched, and in memory, at once."""
+
 BLOCKS_APART = 1
 """Blocks between two that are needed, up to which they are fetched together."""
 
@@ -66,7 +69,7 @@ def _portions(spans: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]
     for begin, end in spans:
         for start in range(begin, end, PIECE):
             stop = min(start + PIECE, end)
-            if held and size + stop - start > PIECE:
+            if held and size + stop - start > AT_ONCE * PIECE:
                 yield held
                 held, size = [], 0
             held.append((start, stop))
@@ -99,6 +102,14 @@ def lay(path: Path, size: int) -> None:
             disk.rename(fresh, path)
     except OSError as error:
         raise DamagedError(f"{path} has {size:,} bytes, which no file here can have ({error.strerror})") from error
+
+
+def has_size(path: Path, size: int) -> bool:
+    """Whether a file is there and has a size."""
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def spans_of(blocks: Sequence[int], size: int) -> list[tuple[int, int]]:
