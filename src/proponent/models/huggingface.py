@@ -32,8 +32,16 @@ from proponent.models.adapters import (
     resized_rows,
 )
 from proponent.models.class_settings import check_classes, disagreement
+from proponent.models.device_map import place, settled, without_hooks
 from proponent.models.info import ModelInfo, model_info, positions
-from proponent.models.load_report import LoadReport, misshapen, refuse_compiled, require_used, require_whole
+from proponent.models.load_report import (
+    LoadReport,
+    misshapen,
+    refuse_compiled,
+    require_class,
+    require_used,
+    require_whole,
+)
 from proponent.models.placement import HERE
 from proponent.models.quantised import dequantised, quantisation, quantisation_note, refuse_quantised
 from proponent.models.run_files import (
@@ -64,10 +72,6 @@ __all__ = [
 MOST_PER_BYTE, MOST_BESIDE = 8, 2**26
 """Maximum numbers of a model per byte of its files (packed weights hold several in a byte), and extra for buffers."""
 
-_OLD_NAMES = frozenset({"T5WithLMHeadModel"})
-"""Classes of earlier versions of transformers that have another name now."""
-
-
 def quiet() -> None:
     """Suppress transformers' own progress bars and hints."""
     transformers_logging.set_verbosity_error()
@@ -86,12 +90,6 @@ def read_model_info(folder: Path, *, trust_remote_code: bool = False, base: str 
     made = model_info(config, architecture, recognise(folder, architecture, config), adapter=False)
     notes = (*quantisation_note(str(folder), config), *filter(None, [disagreement(config)]))
     return replace(made, base=base, notes=notes)
-
-
-def refuse_base(folder: Path, card: ModelInfo) -> None:
-    """Refuse a base model that nothing reads: it is for adapters, and for losses with a reference model."""
-    if card.base is not None and not card.adapter and not card.task.refers:
-        raise RunError(f"{folder} is a complete model, and --base (base=) is for adapters: leave it out")
 
 
 def load_model(
@@ -113,7 +111,21 @@ def load_model(
             f"{first_line(error)}: the weights are damaged, or do not match the architecture in config.json"
         )
         raise RunError(f"cannot load the model in {folder}: {problem}") from error
-    return card.placement.put(model).requires_grad_(requires_grad=False).eval()
+    return place(model, card.placement).requires_grad_(requires_grad=False).eval()
+
+
+def settled_card(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> ModelInfo:
+    """Facts whose placement names a device for every module, if the model is to be split."""
+    if card.placement.device_map is None:
+        return card
+    if card.adapter:
+        base = base_of(folder, card.base)
+        width = {"num_labels": count} if (count := _width(card.task)) else {}
+        config = _config(base.name, trust_remote_code, **width, **base.options)
+    else:
+        config = _config(str(folder), trust_remote_code)
+    model = _shapes(config, card.task, trust_remote_code=trust_remote_code)
+    return replace(card, placement=settled(card.placement, model, folder))
 
 
 def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
@@ -127,7 +139,7 @@ def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = Fals
                 f"cannot load the reference model {name}: {first_line(error)}: name its folder with --base (base=)"
             ) from error
         require_whole(folder, report.missing)
-        return card.placement.put(model).requires_grad_(requires_grad=False).eval()
+        return place(model, card.placement).requires_grad_(requires_grad=False).eval()
     own = read_model_info(folder, trust_remote_code=trust_remote_code)
     return load_model(folder, replace(own, placement=card.placement))
 
@@ -143,7 +155,7 @@ def load_base(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False,
             f"the adapter in {folder} was trained with tokens that {base.name} lacks, and their rows before training "
             "are not known: give the columns ref_chosen_logps and ref_rejected_logps"
         )
-    return card.placement.put(model).eval()
+    return place(model, card.placement).eval()
 
 
 def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
@@ -180,14 +192,6 @@ def untrained_adapter(name: str, folder: Path, card: ModelInfo, *, trust_remote_
         warnings.simplefilter("ignore")  # matters between peft and transformers
         settings = peft_library().PeftConfig.from_pretrained(str(adapter_home(folder) or folder))
         settings.inference_mode = False
-        return cast("torch.nn.Module", peft_library().get_peft_model(model, settings))
-
-
-def lora(model: torch.nn.Module, rank: int) -> torch.nn.Module:
-    """Add a LoRA adapter to every linear layer of a model, drawn from torch's current random state."""
-    settings = peft_library().LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # matters between peft and transformers
         return cast("torch.nn.Module", peft_library().get_peft_model(model, settings))
 
 
@@ -257,17 +261,20 @@ def _config(name: str, trust_remote_code: bool, **options: Any) -> Any:
 
 def _load_plain(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch.nn.Module:
     _check_size(folder, card.task, trust_remote_code)
-    model, report = _loaded(str(folder), card.task, trust_remote_code, dtype=card.placement.precision)
+    model, report = _loaded(str(folder), card.task, trust_remote_code, **_placed(card))
     refuse_compiled(folder, report.unused)
     require_whole(folder, report.missing)
     require_used(folder, model, report.unused)
-    _require_class(folder, model, card.architecture)
+    require_class(folder, model, card.architecture, exists=hasattr(transformers, card.architecture))
     return model
 
 
 def without_weights(folder: Path, task: Task, *, trust_remote_code: bool = False) -> torch.nn.Module | None:
     """A model of a checkpoint's architecture that has no memory for its weights; None if it cannot be created."""
-    config = _config(str(folder), trust_remote_code)
+    return _shapes(_config(str(folder), trust_remote_code), task, trust_remote_code=trust_remote_code)
+
+
+def _shapes(config: Any, task: Task, *, trust_remote_code: bool) -> torch.nn.Module | None:
     with torch.device("meta"):
         try:
             made: Any = _loader(task).from_config(config, trust_remote_code=trust_remote_code)
@@ -307,7 +314,13 @@ def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> t
             **{"dtype": torch.float32} | _where(name) | options,
         )
     missing, unused = (sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys"))
-    return dequantised(cast("torch.nn.Module", model)), LoadReport(missing, unused)
+    return dequantised(without_hooks(cast("torch.nn.Module", model))), LoadReport(missing, unused)
+
+
+def _placed(card: ModelInfo) -> dict[str, Any]:
+    """The precision of a load, and the devices of a model that is split while it is loaded."""
+    modules = card.placement.device_map
+    return {"dtype": card.placement.precision} | ({} if modules is None else {"device_map": dict(cast("Any", modules))})
 
 
 def _of_hub(options: dict[str, Any]) -> dict[str, Any]:
@@ -317,22 +330,6 @@ def _of_hub(options: dict[str, Any]) -> dict[str, Any]:
 def _where(name: str) -> dict[str, Any]:
     """Only a name that the user gave may be fetched from a hub."""
     return {"local_files_only": isinstance(name, StoredName) or Path(name).is_dir()}
-
-
-def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> None:
-    """Require the class that was trained; another class with similar weights may compute something else."""
-    made = type(model).__name__
-    if made != architecture and hasattr(transformers, architecture) and architecture not in _OLD_NAMES:
-        raise RunError(
-            f"{folder / CONFIG_FILE} names {architecture} in architectures, and its model_type makes {made}: they "
-            "contradict each other, and another model than the trained one would be explained; restore the file"
-        )
-    if made != architecture and architecture not in _OLD_NAMES:
-        raise RunError(
-            f"{folder / CONFIG_FILE} names {architecture}, which transformers does not have: {made} "
-            "would be explained instead; if the class has custom code, name it in auto_map of config.json and allow "
-            "it with --trust-remote-code"
-        )
 
 
 def _adapter_card(folder: Path, trust_remote_code: bool, named: str | None) -> ModelInfo:
@@ -365,7 +362,7 @@ def _load_base(folder: Path, base: Base, card: ModelInfo, trust_remote_code: boo
     if Path(base.name).is_dir():
         require_weights(Path(base.name), "the complete base model of the adapter is needed")
     width: dict[str, Any] = {"num_labels": count} if (count := _width(card.task)) else {}
-    options = {"dtype": card.placement.precision, **width, **base.options}
+    options = {**_placed(card), **width, **base.options}
     model, report = _loaded(base.name, card.task, trust_remote_code, **options)
     rows = resized_rows(folder, adapter_settings(folder), model, base.name)
     if rows is not None:
