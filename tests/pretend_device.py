@@ -1,9 +1,10 @@
 """Graphics cards that are not there: within `pretend_device`, "cuda:0" is a device of torch that computes on the CPU.
 
-With `cards=2` there is "cuda:1" as well, and so on. A tensor on one is a `Pretend`: it holds a tensor of the CPU with the same numbers and says on which card
-it is. Every operation runs on what is held, so results are those of the CPU bit by bit; an operation that mixes devices
-fails as it does on a real card, two cards included. To the C++ side of torch a `Pretend` is on the CPU (a build for the CPU has no autograd for
-other devices), so whatever names a device in Python is patched: functions that make tensors, `to`, `torch.cuda`.
+With `cards=2` there is "cuda:1" as well, and so on. A tensor on one is a `Pretend`: it holds a tensor of the CPU with
+the same numbers and says on which card it is. Every operation runs on what is held, so results are those of the CPU bit
+by bit; an operation that mixes devices fails as it does on a real card, two cards included. To the C++ side of torch a
+`Pretend` is on the CPU (a build for the CPU has no autograd for other devices), so whatever names a device in Python is
+patched: functions that make tensors, `to`, `torch.cuda`.
 
 Not as on a real card: a gradient that reaches a CPU tensor from the card through `copy_` or through a CPU scalar in an
 operation of both devices stays on the card; sparse tensors and pickles know nothing of the card; operations that
@@ -24,7 +25,7 @@ from torch import _dynamo  # noqa: F401  (it maps functions of torch when it is 
 from torch.utils._device import DeviceContext, _device_constructors
 from torch.utils._pytree import tree_map_only
 
-__all__ = ["NAME", "Pretend", "pretend_device"]
+__all__ = ["NAME", "Pretend", "largest_tensors", "pretend_device"]
 
 NAME = "cuda:0"
 ALIGNED = 64
@@ -114,7 +115,7 @@ class _Card:
 
     def __init__(self, number: int = 0, room: int | None = None) -> None:
         self.number, self.device = number, torch.device("cuda", number)
-        self.room, self.used, self.peak = room, 0, 0
+        self.room, self.used, self.peak, self.largest = room, 0, 0, 0  # of one tensor's memory
         self.random = torch.Generator()
         self.random.manual_seed(torch.initial_seed())
         self.held: WeakValueDictionary[int, _Held] = WeakValueDictionary()
@@ -130,10 +131,11 @@ class _Card:
         found = self.held.get(at)
         if found is not None:
             return found
+        self.largest = max(self.largest, size)
         if self.room is not None and self.used + size > self.room:
             raise torch.OutOfMemoryError(
-                f"CUDA out of memory. Tried to allocate {size} bytes. GPU {self.number} has a total capacity of {self.room} bytes "
-                f"of which {self.room - self.used} bytes is free."
+                f"CUDA out of memory. Tried to allocate {size} bytes. GPU {self.number} has a total capacity of "
+                f"{self.room} bytes of which {self.room - self.used} bytes is free."
             )
         self.held[at] = made = _Held(self, size)
         return made
@@ -357,9 +359,7 @@ def _check_devices(func: Any, args: Any, given: list[Any]) -> None:
         own = _place(args[0])
         if any(isinstance(one, Pretend) and one.card is not own for one in _tensors(args[1])):
             there = "cpu" if own is None else str(own.device)
-            raise RuntimeError(
-                f"indices should be either on cpu or on the same device as the indexed tensor ({there})"
-            )
+            raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor ({there})")
         given = list(_tensors((args[0], *args[2:])))
     card = _card_of(args, given) if any(isinstance(one, Pretend) for one in given) else None
     apart = [one for one in given if _place(one) is not card]
@@ -622,6 +622,14 @@ _CUDA: dict[str, Any] = {
     "set_rng_state": _set_rng_state,
     "set_rng_state_all": _set_all_rng_states,
 }
+
+
+def largest_tensors() -> list[int]:
+    """Bytes of the largest tensor that each card held since the last call."""
+    found = [one.largest for one in _racks[-1]]
+    for one in _racks[-1]:
+        one.largest = 0
+    return found
 
 
 @contextmanager

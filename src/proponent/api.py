@@ -15,8 +15,8 @@ from proponent.index.planning import planned_batch_size
 from proponent.method import Method
 from proponent.method_table import stored_method
 from proponent.models import Run
-from proponent.models.device_map import GivenMap, GivenMemory
 from proponent.models.counting import Stated
+from proponent.models.device_map import GivenMap, GivenMemory
 from proponent.store import RowKind
 
 

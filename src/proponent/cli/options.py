@@ -48,8 +48,8 @@ DeviceMap = Annotated[
     str | None,
     typer.Option(
         metavar="RULE|FILE",
-        help="Split the model over several GPUs, in place of --device: auto, balanced, balanced_low_0, sequential, or a "
-        "JSON file of modules and devices.",
+        help="Split the model over several GPUs, in place of --device: auto, balanced, balanced_low_0, sequential, or "
+        "a JSON file of modules and devices.",
     ),
 ]
 MaxMemory = Annotated[

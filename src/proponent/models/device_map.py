@@ -8,6 +8,7 @@ flows between them. Everything here that imports accelerate is for a split model
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,7 +71,9 @@ def placed(
     if isinstance(wanted, str):
         return _of_rule(plain, wanted, known, max_memory)
     if max_memory is not None:
-        raise InputError("--max-memory (max_memory=) is for a rule such as auto: a map of modules says itself what goes where")
+        raise InputError(
+            "--max-memory (max_memory=) is for a rule such as auto: a map of modules says itself what goes where"
+        )
     modules = tuple((name, _existing(name, given, known)) for name, given in wanted.items())
     _refuse_offload(modules)
     return replace(plain, device=modules[0][1], device_map=modules)
@@ -116,15 +119,20 @@ def place(model: nn.Module, placement: Placement) -> nn.Module:
             skip_keys=getattr(inner, "_skip_keys_device_placement", None),
         )
     except torch.OutOfMemoryError as error:
-        raise no_room(placement.name, model) from error
+        raise InputError(no_room(placement.name, model)) from error
     return model
 
 
 def without_hooks(model: nn.Module) -> nn.Module:
-    """A model as it was loaded to several devices, before hooks: a copy of it, or of a module, has none of another's."""
-    if getattr(model, "hf_device_map", None) is not None:
-        _accelerate().hooks.remove_hook_from_submodules(model)
-        del cast("Any", model).hf_device_map
+    """A model where it was loaded to, without accelerate's hooks: copies of its modules must not run another's."""
+    if getattr(model, "hf_device_map", None) is None:
+        return model
+    _accelerate().hooks.remove_hook_from_submodules(model)
+    del cast("Any", model).hf_device_map
+    for _, one in _named(model):
+        own = vars(one).get("forward")
+        if getattr(own, "__self__", None) is one:  # the class's own, bound: a copy would run this module's
+            del vars(one)["forward"]
     return model
 
 
@@ -167,27 +175,25 @@ def inferred_modules(model: nn.Module, rule: str, memory: Mapping[int, int], dty
 def _split(
     model: nn.Module, rule: str, memory: Mapping[int, int], dtype: torch.dtype, whole: Sequence[str]
 ) -> dict[str, str]:
-    lib, most = _accelerate(), dict(memory)
+    lib, named = _accelerate(), {"no_split_module_classes": list(whole), "dtype": dtype}
+    found: dict[str, Any] = {}
     if rule != "sequential":
-        most = lib.utils.get_balanced_memory(
-            model, most, no_split_module_classes=list(whole), dtype=dtype, low_zero=rule == "balanced_low_0"
-        )
-    found = lib.infer_auto_device_map(model, most, no_split_module_classes=list(whole), dtype=dtype)
+        most = lib.utils.get_balanced_memory(model, dict(memory), low_zero=rule == "balanced_low_0", **named)
+        found = lib.infer_auto_device_map(model, most, **named)
+    if not found or "disk" in found.values():  # a balance may leave too little for a large table
+        found = lib.infer_auto_device_map(model, dict(memory), **named)
     return {name: f"cuda:{at}" if isinstance(at, int) else str(at) for name, at in found.items()}
 
 
 def _accelerate() -> Any:
     """The library, which is an optional extra."""
     try:
-        import accelerate
-        import accelerate.hooks
-        import accelerate.utils
+        return cast("Any", import_module("accelerate"))
     except ImportError as error:
         raise MissingExtraError(
             "a model is split over devices by accelerate, which is not installed: pip install 'proponent[train]', or "
             "leave --device-map out (device_map=)"
         ) from error
-    return accelerate
 
 
 def _rule_or_modules(given: GivenMap) -> str | dict[str, Any]:
@@ -262,7 +268,10 @@ def _memory(given: GivenMemory | None, cards: Sequence[str]) -> tuple[tuple[str,
     if isinstance(given, int | str):
         return tuple((one, _size(given)) for one in cards)
     by_card = dict(cast("Any", given))
-    found = {f"cuda:{name}" if isinstance(name, int) or str(name).isdigit() else str(name): size for name, size in by_card.items()}
+    found = {
+        f"cuda:{name}" if isinstance(name, int) or str(name).isdigit() else str(name): size
+        for name, size in by_card.items()
+    }
     for name in found:
         if name not in cards:
             raise InputError(
@@ -290,7 +299,9 @@ def _inferred(placement: Placement, rule: str, model: nn.Module, whole: Sequence
     if away:
         (needed,) = module_bytes(model, placement.precision).values()
         own = sum(
-            one.numel() * placement.precision.itemsize for name, one in _tensors(model) if f"{name}.".startswith(f"{away[0]}.")
+            one.numel() * placement.precision.itemsize
+            for name, one in _tensors(model)
+            if f"{name}.".startswith(f"{away[0]}.")
         )
         listed = ", ".join(f"{name} {shown_bytes(size)}" for name, size in memory.items())
         raise InputError(
@@ -316,13 +327,15 @@ def _spread(modules: Mapping[str, str], model: nn.Module) -> dict[str, str]:
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(
-            f"--device-map (device_map=) has no device for {', '.join(missing[:3])}{more}: add these modules, or \"\" "
+            f'--device-map (device_map=) has no device for {", ".join(missing[:3])}{more}: add these modules, or "" '
             "for all others"
         )
     return {name: at for name, at in found.items() if at is not None}
 
 
-def _walk(name: str, module: nn.Module, at: str | None, modules: Mapping[str, str], found: dict[str, str | None]) -> None:
+def _walk(
+    name: str, module: nn.Module, at: str | None, modules: Mapping[str, str], found: dict[str, str | None]
+) -> None:
     at, within = modules.get(name, at), f"{name}." if name else ""
     if not any(one != name and one.startswith(within) for one in modules):
         if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):

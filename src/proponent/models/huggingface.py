@@ -72,6 +72,7 @@ __all__ = [
 MOST_PER_BYTE, MOST_BESIDE = 8, 2**26
 """Maximum numbers of a model per byte of its files (packed weights hold several in a byte), and extra for buffers."""
 
+
 def quiet() -> None:
     """Suppress transformers' own progress bars and hints."""
     transformers_logging.set_verbosity_error()

@@ -109,7 +109,7 @@ class Placement:
         try:
             return self.cast(model).to(self.device)
         except torch.OutOfMemoryError as error:
-            raise no_room(device_name(self.device), model) from error
+            raise InputError(no_room(device_name(self.device), model)) from error
 
     def cast(self, model: nn.Module) -> nn.Module:
         """Change a model's precision where it is."""
@@ -129,10 +129,10 @@ def refuse_split(placement: Placement, what: str) -> None:
         )
 
 
-def no_room(where: str, model: nn.Module) -> InputError:
-    """The error for devices that have no memory for a model."""
+def no_room(where: str, model: nn.Module) -> str:
+    """The message for devices that have no memory for a model."""
     size = sum(one.nbytes for one in model.parameters())
-    return InputError(
+    return (
         f"{where} has no room for the model of {shown_bytes(size)}: free its memory, take --dtype bfloat16 (dtype=), "
         "split it over several GPUs with --device-map auto (device_map=), or run on the CPU with --device cpu (device=)"
     )

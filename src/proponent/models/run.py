@@ -110,8 +110,8 @@ class Run:
             trust_remote_code: allow code that comes with the model.
             device: where its models run: cpu, cuda, cuda:N or mps; auto takes the first CUDA device, else the CPU.
             dtype: precision of weights and passes: float32, bfloat16 or float16.
-            device_map: split every model over several GPUs, in place of `device`: a rule of accelerate's (auto,
-                balanced, balanced_low_0, sequential), a dict of modules and devices, or a JSON file of one.
+            device_map: splits every model, in place of `device`: a rule of accelerate's (auto, balanced,
+                balanced_low_0, sequential), a dict of modules and devices, or a JSON file of one.
             max_memory: of a rule, the most bytes of weights per GPU: a number, "20GiB", or a dict by GPU.
 
         Returns:
@@ -119,9 +119,7 @@ class Run:
 
         Raises:
             RunError: the folder is not a usable run; the message says what is missing and where.
-            InputError: there is no such device or precision; the message lists those that exist. A map misses
-                modules, leads to the disk, or does not fit.
-            MissingExtraError: a model is to be split, and accelerate is not installed.
+            InputError: there is no such device, precision or module, or no room (MissingExtraError: no accelerate).
         """
         folder, placement = Path(path), placed(device, dtype, device_map, max_memory)
         members = members_of(folder)
@@ -227,7 +225,12 @@ class Run:
         """SHA-256 of the content: "tokenizer", and "weights step N" for every checkpoint; "dtype" if not float32."""
         weights = {f"weights {one.id}": weights_fingerprint(one.path, self.info.base) for one in self.saved}
         precision = {} if self.placement.dtype == "float32" else {"dtype": self.placement.dtype}
-        return {"tokenizer": self.tokenizer_fingerprint()} | weights | loss_fingerprints(self.task, adapter=self.info.adapter) | precision
+        return (
+            {"tokenizer": self.tokenizer_fingerprint()}
+            | weights
+            | loss_fingerprints(self.task, adapter=self.info.adapter)
+            | precision
+        )
 
     @cached_property
     def trained(self) -> Trained | None:

@@ -57,7 +57,10 @@ class Fitter(base.Fitter):
             weights = torch.where(torch.isfinite(squares) & (squares > 0), 1.0 / squares, 0.0)
         for layer in group:
             for side, _, _ in _looked_for(layer) if layer.name in found else ():
-                yield f"outer.{layer.at}.{side}", host(found[layer.name].outer(side, beside(weights, found[layer.name].right)))
+                yield (
+                    f"outer.{layer.at}.{side}",
+                    host(found[layer.name].outer(side, beside(weights, found[layer.name].right))),
+                )
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
         """The directions of both sides, and the share of the squared norm that they retain."""
