@@ -24,7 +24,7 @@ RULES = ("auto", "balanced", "balanced_low_0", "sequential")
 """How accelerate may split a model, by the names that transformers knows."""
 
 WEIGHTS_SHARE = 0.75
-"""Share of a GPU's free memory that a rule gives to weights, unless max_memory says more; passes need the rest."""
+"""Share of a GPU's free memory that a rule gives to weights by default; passes need the rest."""
 
 MOST_MAP_BYTES = 2**22
 _DOOR = Door(InputError, "give a JSON object of modules and devices")
@@ -96,9 +96,8 @@ def settled(placement: Placement, model: nn.Module | None, folder: Path) -> Plac
     by_module = dict(modules)
     _refuse_torn(by_module, whole)
     _refuse_untied(by_module, model)
-    used = module_bytes(model, placement.precision, by_module)
     if not isinstance(placement.device_map, str):
-        _require_room(used, by_module, model, placement.precision)
+        _require_room(by_module, model, placement.precision)
     embedding = cast("Any", model).get_input_embeddings()
     at = next(name for name, one in _named(model) if one is embedding)
     return replace(placement, device=device_at(by_module, at), device_map=modules, max_memory=())
@@ -166,10 +165,12 @@ def whole_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def inferred_modules(model: nn.Module, rule: str, memory: Mapping[int, int], dtype: torch.dtype) -> dict[str, str]:
-    """Split a model of shapes over GPUs by a rule of accelerate's; "disk" is the device of what finds no room."""
-    whole = sorted({type(one).__name__ for _, one in whole_layers(model)})
-    return _split(model, rule, memory, dtype, whole)
+def unsplit_bytes(model: nn.Module, dtype: torch.dtype) -> list[int]:
+    """Bytes of what stays together on one device, in the order of the model."""
+    names = [name for name, _ in whole_layers(model)]
+    units = _spread(dict.fromkeys(["", *names], "cpu"), model)
+    by_unit = module_bytes(model, dtype, {name: name for name in units})
+    return [by_unit[name] for name in units if name in by_unit]
 
 
 def _split(
@@ -293,7 +294,7 @@ def _size(given: int | str) -> int:
 
 def _inferred(placement: Placement, rule: str, model: nn.Module, whole: Sequence[str]) -> Modules:
     memory = dict(placement.max_memory)
-    numbered = {int(name.partition(":")[2]): size for name, size in memory.items()}
+    numbered = {int(name[5:]): size for name, size in memory.items()}
     found = _split(model, rule, numbered, placement.precision, whole)
     away = [name for name, at in found.items() if at in _OFFLOADED]
     if away:
@@ -372,9 +373,9 @@ def _refuse_untied(modules: Mapping[str, str], model: nn.Module) -> None:
             )
 
 
-def _require_room(used: Mapping[str, int], modules: Mapping[str, str], model: nn.Module, dtype: torch.dtype) -> None:
+def _require_room(modules: Mapping[str, str], model: nn.Module, dtype: torch.dtype) -> None:
     """Require that what a map puts on a device fits there."""
-    for device, size in used.items():
+    for device, size in module_bytes(model, dtype, modules).items():
         free = free_bytes(torch.device(device))
         if free is None or size <= free:
             continue
@@ -391,8 +392,8 @@ def _require_room(used: Mapping[str, int], modules: Mapping[str, str], model: nn
         )
 
 
-def _named(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
-    return cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+def _named(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return list(cast("Iterable[tuple[str, nn.Module]]", model.named_modules()))
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

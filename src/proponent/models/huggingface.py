@@ -32,7 +32,7 @@ from proponent.models.adapters import (
     resized_rows,
 )
 from proponent.models.class_settings import check_classes, disagreement
-from proponent.models.device_map import place, settled, without_hooks
+from proponent.models.device_map import place, without_hooks
 from proponent.models.info import ModelInfo, model_info, positions
 from proponent.models.load_report import (
     LoadReport,
@@ -83,7 +83,7 @@ def read_model_info(folder: Path, *, trust_remote_code: bool = False, base: str 
     """Read task head, labels and limits from a checkpoint's configuration."""
     if adapter_home(folder) is not None:
         return _adapter_card(folder, trust_remote_code, base)
-    config = _config(str(folder), trust_remote_code)
+    config = read_config(str(folder), trust_remote_code)
     refuse_quantised(str(folder), config)
     given = cast("list[str] | str", getattr(config, "architectures", None) or [])
     names = [given] if isinstance(given, str) else given
@@ -115,20 +115,6 @@ def load_model(
     return place(model, card.placement).requires_grad_(requires_grad=False).eval()
 
 
-def settled_card(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> ModelInfo:
-    """Facts whose placement names a device for every module, if the model is to be split."""
-    if card.placement.device_map is None:
-        return card
-    if card.adapter:
-        base = base_of(folder, card.base)
-        width = {"num_labels": count} if (count := _width(card.task)) else {}
-        config = _config(base.name, trust_remote_code, **width, **base.options)
-    else:
-        config = _config(str(folder), trust_remote_code)
-    model = _shapes(config, card.task, trust_remote_code=trust_remote_code)
-    return replace(card, placement=settled(card.placement, model, folder))
-
-
 def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
     """Load the model that a training began with: a folder, or a name on a hub."""
     folder = Path(name)
@@ -148,10 +134,12 @@ def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = Fals
 def load_base(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False, bases: SharedBases) -> torch.nn.Module:
     """Load the base model of an adapter, as it was before the adapter was trained."""
     base = base_of(folder, card.base)
-    model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
+    model, missing = bases.copy(
+        (base, outputs_of(card.task)), lambda: _load_base(folder, base, card, trust_remote_code)
+    )
     require_whole(folder, list(missing))
     rows = int(cast("Any", model).get_input_embeddings().weight.shape[0])
-    if rows != getattr(_config(base.name, trust_remote_code, **base.options), "vocab_size", rows):
+    if rows != getattr(read_config(base.name, trust_remote_code, **base.options), "vocab_size", rows):
         raise RunError(
             f"the adapter in {folder} was trained with tokens that {base.name} lacks, and their rows before training "
             "are not known: give the columns ref_chosen_logps and ref_rejected_logps"
@@ -166,7 +154,7 @@ def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = Fals
             f"the run in {folder} is a PEFT adapter, which starts from its base model: name that with --initial"
         )
     quiet()
-    config = _config(str(folder), trust_remote_code)
+    config = read_config(str(folder), trust_remote_code)
     made = _loader(card.task).from_config(config, trust_remote_code=trust_remote_code)
     return cast("torch.nn.Module", made).float()
 
@@ -174,7 +162,7 @@ def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = Fals
 def starting_model(name: str, folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
     """Load the pretrained model of a run; missing weights (a head) are drawn from torch's current random state."""
     quiet()
-    options: dict[str, Any] = {"config": _config(str(folder), trust_remote_code), "ignore_mismatched_sizes": True}
+    options: dict[str, Any] = {"config": read_config(str(folder), trust_remote_code), "ignore_mismatched_sizes": True}
     try:
         model, _ = _loaded(name, card.task, trust_remote_code, **options)
     except Exception as error:  # the loaders of models may raise anything
@@ -239,7 +227,8 @@ def _check_own(folder: Path, trust_remote_code: bool) -> None:
         refuse_code(path, trust_remote_code)
 
 
-def _config(name: str, trust_remote_code: bool, **options: Any) -> Any:
+def read_config(name: str, trust_remote_code: bool, **options: Any) -> Any:
+    """Read a configuration of a folder, or of a name on a hub, after checks of its files."""
     _check_own(Path(name), trust_remote_code)
     if Path(name).is_dir() and not (Path(name) / CONFIG_FILE).is_file():
         raise RunError(
@@ -272,10 +261,11 @@ def _load_plain(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch
 
 def without_weights(folder: Path, task: Task, *, trust_remote_code: bool = False) -> torch.nn.Module | None:
     """A model of a checkpoint's architecture that has no memory for its weights; None if it cannot be created."""
-    return _shapes(_config(str(folder), trust_remote_code), task, trust_remote_code=trust_remote_code)
+    return shapes_of_config(read_config(str(folder), trust_remote_code), task, trust_remote_code=trust_remote_code)
 
 
-def _shapes(config: Any, task: Task, *, trust_remote_code: bool) -> torch.nn.Module | None:
+def shapes_of_config(config: Any, task: Task, *, trust_remote_code: bool) -> torch.nn.Module | None:
+    """A model that has no memory for its weights; None if it cannot be created."""
     with torch.device("meta"):
         try:
             made: Any = _loader(task).from_config(config, trust_remote_code=trust_remote_code)
@@ -304,7 +294,7 @@ def _loader(task: Task) -> Any:
 
 def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, LoadReport]:
     """Load a model from safetensors only; quantised weights as plain ones of the same values."""
-    if quantisation(options.get("config") or _config(name, trust_remote_code, **_of_hub(options))) is not None:
+    if quantisation(options.get("config") or read_config(name, trust_remote_code, **_of_hub(options))) is not None:
         options["device_map"] = "cpu"
     with without_network(_where(name)["local_files_only"]):
         model, report = _loader(task).from_pretrained(
@@ -349,7 +339,7 @@ def _adapter_card(folder: Path, trust_remote_code: bool, named: str | None) -> M
 
 def _base_config(folder: Path, base: Base, trust_remote_code: bool) -> Any:
     try:
-        return _config(base.name, trust_remote_code, **base.options)
+        return read_config(base.name, trust_remote_code, **base.options)
     except RunError as error:
         if Path(base.name).is_dir() or "custom code" in str(error):
             raise
@@ -362,7 +352,7 @@ def _base_config(folder: Path, base: Base, trust_remote_code: bool) -> Any:
 def _load_base(folder: Path, base: Base, card: ModelInfo, trust_remote_code: bool) -> LoadedBase:
     if Path(base.name).is_dir():
         require_weights(Path(base.name), "the complete base model of the adapter is needed")
-    width: dict[str, Any] = {"num_labels": count} if (count := _width(card.task)) else {}
+    width: dict[str, Any] = {"num_labels": count} if (count := outputs_of(card.task)) else {}
     options = {**_placed(card), **width, **base.options}
     model, report = _loaded(base.name, card.task, trust_remote_code, **options)
     rows = resized_rows(folder, adapter_settings(folder), model, base.name)
@@ -371,7 +361,7 @@ def _load_base(folder: Path, base: Base, card: ModelInfo, trust_remote_code: boo
     return LoadedBase(model, report.missing)
 
 
-def _width(task: Task) -> int:
+def outputs_of(task: Task) -> int:
     """Outputs of the head; 0 for a vocabulary."""
     return task.outputs or len(task.labels)
 
@@ -379,7 +369,9 @@ def _width(task: Task) -> int:
 def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases: SharedBases) -> torch.nn.Module:
     base, home, settings = base_of(folder, card.base), adapter_home(folder) or folder, adapter_settings(folder)
     refuse_sizes(folder, settings)
-    model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
+    model, missing = bases.copy(
+        (base, outputs_of(card.task)), lambda: _load_base(folder, base, card, trust_remote_code)
+    )
     carried = adapter_weights(folder).names
     require_whole(folder, [name for name in missing if not any(one.endswith(f".{name}") for one in carried)])
     if (problem := misfit(folder, base.name, model)) is not None:

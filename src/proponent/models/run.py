@@ -24,7 +24,6 @@ from proponent.models.huggingface import (
     load_reference,
     load_tokenizer,
     read_model_info,
-    settled_card,
 )
 from proponent.models.info import refuse_base
 from proponent.models.joined_runs import check_alike, note_of, numbered, refuse_twice
@@ -36,6 +35,7 @@ from proponent.models.padding import Padding
 from proponent.models.placement import Placement
 from proponent.models.run_files import StoredName, reading_run
 from proponent.models.run_record import unfinished_note
+from proponent.models.shapes import settled_card
 from proponent.models.shared_base import SharedBases
 from proponent.models.tasks import Task, trained_task
 from proponent.models.tokenizer_files import (
@@ -110,8 +110,7 @@ class Run:
             trust_remote_code: allow code that comes with the model.
             device: where its models run: cpu, cuda, cuda:N or mps; auto takes the first CUDA device, else the CPU.
             dtype: precision of weights and passes: float32, bfloat16 or float16.
-            device_map: splits every model, in place of `device`: a rule of accelerate's (auto, balanced,
-                balanced_low_0, sequential), a dict of modules and devices, or a JSON file of one.
+            device_map: splits models in place of `device`: a rule of accelerate's, modules and devices, or a JSON file.
             max_memory: of a rule, the most bytes of weights per GPU: a number, "20GiB", or a dict by GPU.
 
         Returns:
