@@ -1,9 +1,10 @@
-"""A graphics card that is not there: within `pretend_device`, "cuda:0" is a device of torch that computes on the CPU.
+"""Graphics cards that are not there: within `pretend_device`, "cuda:0" is a device of torch that computes on the CPU.
 
-A tensor on it is a `Pretend`: it holds a tensor of the CPU with the same numbers and says that it is on cuda:0. Every
-operation runs on what is held, so results are those of the CPU bit by bit; an operation that mixes the devices fails
-as it does on a real card. To the C++ side of torch a `Pretend` is on the CPU (a build for the CPU has no autograd for
-other devices), so whatever names a device in Python is patched: functions that make tensors, `to`, `torch.cuda`.
+With `cards=2` there is "cuda:1" as well, and so on. A tensor on one is a `Pretend`: it holds a tensor of the CPU with
+the same numbers and says on which card it is. Every operation runs on what is held, so results are those of the CPU bit
+by bit; an operation that mixes devices fails as it does on a real card, two cards included. To the C++ side of torch a
+`Pretend` is on the CPU (a build for the CPU has no autograd for other devices), so whatever names a device in Python is
+patched: functions that make tensors, `to`, `torch.cuda`.
 
 Not as on a real card: a gradient that reaches a CPU tensor from the card through `copy_` or through a CPU scalar in an
 operation of both devices stays on the card; sparse tensors and pickles know nothing of the card; operations that
@@ -11,7 +12,7 @@ change the shape of a tensor in place are refused.
 """
 
 import functools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,10 +25,9 @@ from torch import _dynamo  # noqa: F401  (it maps functions of torch when it is 
 from torch.utils._device import DeviceContext, _device_constructors
 from torch.utils._pytree import tree_map_only
 
-__all__ = ["NAME", "Pretend", "pretend_device"]
+__all__ = ["NAME", "Pretend", "largest_tensors", "pretend_device"]
 
 NAME = "cuda:0"
-DEVICE = torch.device(NAME)
 ALIGNED = 64
 """Bytes: the memory of every new tensor of torch starts at a multiple of them; weights in a mapped file may not."""
 
@@ -35,10 +35,7 @@ _torch = cast("Any", torch)
 _Tensor = cast("Any", torch.Tensor)
 _aten = cast("Any", torch.ops).aten
 
-_MIXED = f"Expected all tensors to be on the same device, but found at least two devices, {NAME} and cpu!"
-_NO_ARRAY = (
-    f"can't convert {NAME} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
-)
+_NO_ARRAY = "can't convert {} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
 _ACROSS = {_aten.copy_, _aten._to_copy, _aten._pack_padded_sequence}
 _INDEXING = {
     _aten.index,
@@ -116,8 +113,9 @@ class _Held:
 class _Card:
     """What the card has beside its tensors: the memory in use and its own random numbers."""
 
-    def __init__(self, room: int | None = None) -> None:
-        self.room, self.used, self.peak = room, 0, 0
+    def __init__(self, number: int = 0, room: int | None = None) -> None:
+        self.number, self.device = number, torch.device("cuda", number)
+        self.room, self.used, self.peak, self.largest = room, 0, 0, 0  # of one tensor's memory
         self.random = torch.Generator()
         self.random.manual_seed(torch.initial_seed())
         self.held: WeakValueDictionary[int, _Held] = WeakValueDictionary()
@@ -133,10 +131,11 @@ class _Card:
         found = self.held.get(at)
         if found is not None:
             return found
+        self.largest = max(self.largest, size)
         if self.room is not None and self.used + size > self.room:
             raise torch.OutOfMemoryError(
-                f"CUDA out of memory. Tried to allocate {size} bytes. GPU 0 has a total capacity of {self.room} bytes "
-                f"of which {self.room - self.used} bytes is free."
+                f"CUDA out of memory. Tried to allocate {size} bytes. GPU {self.number} has a total capacity of "
+                f"{self.room} bytes of which {self.room - self.used} bytes is free."
             )
         self.held[at] = made = _Held(self, size)
         return made
@@ -153,47 +152,74 @@ class _Card:
             torch.set_rng_state(before)
 
 
-_cards = [_Card()]
+_racks = [[_Card()]]
 _device_constructors()  # torch remembers the functions that this finds at its first call: not the patched ones
 
 
+def _card(device: Any = None) -> _Card:
+    """The card of a device; the first one where none is named.
+
+    Raises:
+        RuntimeError: there is no such card.
+    """
+    number = _number(device)
+    if number is None or not 0 <= number < len(_racks[-1]):
+        raise RuntimeError("CUDA error: invalid device ordinal")
+    return _racks[-1][number]
+
+
+def _number(device: Any) -> int | None:
+    """The number of a card; None for another device."""
+    if device is None:
+        return 0
+    if isinstance(device, int):
+        return device
+    chosen = torch.device(device)
+    return (chosen.index or 0) if chosen.type == "cuda" else None
+
+
 class Pretend(_Tensor):
-    """A tensor that says it is on the card."""
+    """A tensor that says it is on a card."""
 
     held: Any
+    card: _Card
     __torch_function__ = _torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls: Any, held: Any) -> Any:
+    def __new__(cls: Any, held: Any, card: _Card | None = None, *, requires_grad: bool | None = None) -> Any:
+        if requires_grad is not None:  # `type(parameter)(tensor, requires_grad=...)` makes a parameter
+            return torch.nn.Parameter(held, requires_grad=requires_grad)
+        assert card is not None
         made = _Tensor._make_wrapper_subclass(
             cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, layout=held.layout, device="cpu"
         )
-        made._memory = _cards[-1].hold(held)
-        made.held = held
+        made._memory = card.hold(held)
+        made.held, made.card = held, card
         return made
 
-    def __init__(self, held: Any) -> None:
+    def __init__(self, held: Any, card: _Card | None = None, *, requires_grad: bool | None = None) -> None:
         pass
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         given: list[Any] = list(_tensors((*args, *named.values())))
-        if any(type(one) is not cls for one in given):
+        if len({_place(one) for one in given}) > 1:
             _check_devices(func, args, given)
+        card = _card_of(args, given)
         if named.get("generator") is not None:
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
-        draws = _cards[-1].draws() if torch.Tag.nondeterministic_seeded in func.tags else nullcontext()
+        draws = card.draws() if torch.Tag.nondeterministic_seeded in func.tags else nullcontext()
         with draws:
             found = cast("Any", _WIDER.get(func, func))(*_inner(args), **_inner(named))
-        if func is _aten.copy_.default and type(args[0]) is not cls:
+        if func is _aten.copy_.default:
             return args[0]
         same = {id(one.held): one for one in given if type(one) is cls}
-        return _outer(found, same)
+        return _outer(found, same, card)
 
     @property
     def device(self) -> torch.device:
-        return DEVICE
+        return self.card.device
 
     @property
     def is_cuda(self) -> bool:
@@ -209,14 +235,14 @@ class Pretend(_Tensor):
 
     @data.setter
     def data(self, value: Any) -> None:
-        if not isinstance(value, Pretend):
-            raise RuntimeError(_MIXED)
+        if not isinstance(value, Pretend) or value.card is not self.card:
+            raise RuntimeError(_mixed([self, value]))
         if value.shape != self.shape or value.dtype != self.dtype or value.stride() != self.stride():
             raise NotImplementedError("data of another shape, precision or layout")
         self.held, self._memory = value.held, cast("Any", value)._memory
 
     def get_device(self) -> int:
-        return 0
+        return self.card.number
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
         return _to(self, *args, **kwargs)
@@ -224,17 +250,17 @@ class Pretend(_Tensor):
     def cpu(self, *_args: Any, **_named: Any) -> Any:
         return _to(self, "cpu")
 
-    def cuda(self, *_args: Any, **_named: Any) -> Any:
-        return self
+    def cuda(self, device: Any = None, *_args: Any, **_named: Any) -> Any:
+        return _to(self, self.device if device is None else device)
 
     def pin_memory(self, *_args: Any, **_named: Any) -> Any:
         raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
 
     def numpy(self, *_args: Any, **_named: Any) -> Any:
-        raise TypeError(_NO_ARRAY)
+        raise TypeError(_NO_ARRAY.format(self.device))
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(_NO_ARRAY)
+        raise TypeError(_NO_ARRAY.format(self.device))
 
     def tolist(self) -> Any:
         return self.held.tolist()
@@ -256,7 +282,7 @@ class Pretend(_Tensor):
             return memo[id(self)]
         if not self.is_leaf:
             raise RuntimeError("Only Tensors created explicitly by the user support the deepcopy protocol")
-        made = Pretend(self.held.detach().clone()).requires_grad_(self.requires_grad)
+        made = Pretend(self.held.detach().clone(), self.card).requires_grad_(self.requires_grad)
         if getattr(self, "_is_param", False):
             made._is_param = True
         if self.grad is not None:
@@ -280,13 +306,31 @@ def _inner(values: Any) -> Any:
     return tree_map_only(Pretend, lambda one: one.held, values)
 
 
-def _outer(found: Any, same: dict[int, Any]) -> Any:
+def _place(tensor: Any) -> Any:
+    """The card of a tensor; None for the CPU."""
+    return tensor.card if isinstance(tensor, Pretend) else None
+
+
+def _card_of(args: Any, given: list[Any]) -> _Card:
+    """The card of an operation: that of what is written or read first, or that of the tensors with dimensions."""
+    if args and isinstance(args[0], Pretend):
+        return args[0].card
+    cards = [one for one in given if isinstance(one, Pretend)]
+    return next((one for one in cards if one.dim()), cards[0]).card
+
+
+def _mixed(given: Iterable[Any]) -> str:
+    named = sorted({str(one.device) for one in given}, reverse=True)
+    return f"Expected all tensors to be on the same device, but found at least two devices, {' and '.join(named)}!"
+
+
+def _outer(found: Any, same: dict[int, Any], card: _Card) -> Any:
     """Results on the card; what was changed in place is the tensor that was given."""
 
     def wrapped(one: Any) -> Any:
         given = same.get(id(one))
         if given is None:
-            return _like(one) if one.device.type == "cpu" else one
+            return _like(one, card) if one.device.type == "cpu" else one
         if given.shape != one.shape or given.stride() != one.stride():
             raise NotImplementedError("the pretended device cannot change the shape of a tensor in place")
         return given
@@ -294,12 +338,12 @@ def _outer(found: Any, same: dict[int, Any]) -> Any:
     return tree_map_only(torch.Tensor, wrapped, found)
 
 
-def _like(held: Any) -> Any:
+def _like(held: Any, card: _Card) -> Any:
     """A tensor on the card; in inference mode, a view of an ordinary tensor is an ordinary one."""
     if torch.is_inference_mode_enabled() and not held.is_inference():
         with torch.inference_mode(mode=False):
-            return Pretend(held)
-    return Pretend(held)
+            return Pretend(held, card)
+    return Pretend(held, card)
 
 
 def _check_devices(func: Any, args: Any, given: list[Any]) -> None:
@@ -312,16 +356,18 @@ def _check_devices(func: Any, args: Any, given: list[Any]) -> None:
     if packet in _ACROSS:
         return
     if packet in _INDEXING:
-        here = isinstance(args[0], Pretend)
-        if not here and any(isinstance(one, Pretend) for one in _tensors(args[1])):
-            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+        own = _place(args[0])
+        if any(isinstance(one, Pretend) and one.card is not own for one in _tensors(args[1])):
+            there = "cpu" if own is None else str(own.device)
+            raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor ({there})")
         given = list(_tensors((args[0], *args[2:])))
-    plain = [one for one in given if not isinstance(one, Pretend)]
-    if any(one.dim() > 0 or packet in _NO_SCALARS for one in plain):
-        raise RuntimeError(f"{_MIXED} (when checking {packet})")
+    card = _card_of(args, given) if any(isinstance(one, Pretend) for one in given) else None
+    apart = [one for one in given if _place(one) is not card]
+    if any(isinstance(one, Pretend) or one.dim() > 0 or packet in _NO_SCALARS for one in apart):
+        raise RuntimeError(f"{_mixed(given)} (when checking {packet})")
     changed = [one for one, name in zip(args, func._schema.arguments, strict=False) if _is_written(name)]
-    if any(isinstance(one, torch.Tensor) and not isinstance(one, Pretend) for one in changed):
-        raise RuntimeError(f"{_MIXED} (when checking {packet})")
+    if any(isinstance(one, torch.Tensor) and _place(one) is not card for one in changed):
+        raise RuntimeError(f"{_mixed(given)} (when checking {packet})")
 
 
 def _is_written(argument: Any) -> bool:
@@ -340,49 +386,65 @@ def _copied(tensor: Any) -> Any:
 
 
 class _Up(torch.autograd.Function):
-    """A copy on the card."""
+    """A copy on a card."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:  # noqa: ARG004
-        return Pretend(_copied(args[0].detach()))
+        return Pretend(_copied(args[0].detach()), args[1])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # noqa: ARG004
-        return _to(grad_outputs[0], "cpu")
+        return _to(grad_outputs[0], "cpu"), None
 
 
 class _Down(torch.autograd.Function):
     """A copy on the CPU."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Any:  # noqa: ARG004
+    def forward(ctx: Any, *args: Any) -> Any:
+        ctx.card = args[0].card
         return args[0].held.detach().clone()
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # noqa: ARG004
-        return _up(grad_outputs[0])
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return _up(grad_outputs[0], ctx.card)
 
 
-def _up(tensor: Any) -> Any:
-    return cast("Any", _Up).apply(tensor)
+class _Over(torch.autograd.Function):
+    """A copy on another card."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        ctx.card = args[0].card
+        return Pretend(_copied(args[0].held.detach()), args[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return _over(grad_outputs[0], ctx.card), None
+
+
+def _up(tensor: Any, card: _Card) -> Any:
+    return cast("Any", _Up).apply(tensor, card)
 
 
 def _down(tensor: Any) -> Any:
     return cast("Any", _Down).apply(tensor)
 
 
+def _over(tensor: Any, card: _Card) -> Any:
+    return cast("Any", _Over).apply(tensor, card)
+
+
 def _is_card(device: Any) -> bool:
-    """Whether a device is the card.
+    """Whether a device is a card.
 
     Raises:
-        RuntimeError: it is a second card.
+        RuntimeError: it is one that is not there.
     """
-    if device is None:
+    if device is None or _number(device) is None:
         return False
-    chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-    if chosen.type == "cuda" and chosen.index not in {None, 0}:
-        raise RuntimeError("CUDA error: invalid device ordinal")
-    return chosen.type == "cuda"
+    _card(device)
+    return True
 
 
 def _asked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -405,15 +467,17 @@ def _to(self: Any, *args: Any, **kwargs: Any) -> Any:
     asked = _asked(args, kwargs)
     device, dtype = asked.pop("device", None), asked.pop("dtype", None) or self.dtype
     if isinstance(self, Pretend):
-        if device is None or _is_card(device):
+        if device is None or (_is_card(device) and _card(device) is self.card):
             return _plain_to(self, dtype, **asked)
+        if _is_card(device):
+            return _over(self if dtype == self.dtype else _plain_to(self, dtype), _card(device))
         if torch.device(device).type != "cpu":
             return _plain_to(self, device, dtype, **asked)
         return _down(self if dtype == self.dtype else _plain_to(self, dtype))
     if _is_card(device):
         asked.pop("copy", None)
         here = _plain_to(self, "cpu", dtype, **asked)
-        return _up(here)
+        return _up(here, _card(device))
     return _plain_to(self, *args, **kwargs)
 
 
@@ -450,15 +514,18 @@ def _maker(name: str, make: Any, *, method: bool = False) -> Any:
         if kwargs.get("generator") is not None:
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         needs = kwargs.pop("requires_grad", False)
+        card = args[0].card if device is None else _card(device)
         if own:
             kwargs.pop("device", None)
             found = make(*args, **kwargs)
         else:
             kwargs["device"] = "cpu"
-            with _cards[-1].draws():
+            with card.draws():
                 found = make(*args, **kwargs)
         if not isinstance(found, Pretend):
-            found = _up(found) if name in _SHARING else Pretend(found.detach())
+            found = _up(found, card) if name in _SHARING else Pretend(found.detach(), card)
+        elif found.card is not card:
+            found = _over(found, card)
         return found.requires_grad_() if needs else found
 
     return made
@@ -482,26 +549,35 @@ def _apply(apply: Any) -> Any:
 
 
 def _rng_state(device: Any = NAME) -> torch.Tensor:
-    _is_card(device)
-    return _cards[-1].random.get_state()
+    return _card(device).random.get_state()
 
 
 def _set_rng_state(state: torch.Tensor, device: Any = NAME) -> None:
-    _is_card(device)
-    _cards[-1].random.set_state(state)
+    _card(device).random.set_state(state)
+
+
+def _set_all_rng_states(states: Iterable[torch.Tensor]) -> None:
+    for card, state in zip(_racks[-1], states, strict=True):
+        card.random.set_state(state)
 
 
 def _seed(seed: int) -> None:
-    _cards[-1].random.manual_seed(int(seed))
+    _card().random.manual_seed(int(seed))
+
+
+def _seed_all(seed: int) -> None:
+    for card in _racks[-1]:
+        card.random.manual_seed(int(seed))
 
 
 def _memory_info(device: Any = None) -> tuple[int, int]:
-    card = _cards[-1]
+    card = _card(device)
     return (2**33, 2**34) if card.room is None else (card.room - card.used, card.room)
 
 
 def _reset_peak(device: Any = None) -> None:
-    _cards[-1].peak = _cards[-1].used
+    card = _card(device)
+    card.peak = card.used
 
 
 def _nothing(*_args: Any, **_named: Any) -> None:
@@ -520,7 +596,7 @@ _CUDA: dict[str, Any] = {
     "is_initialized": _answer(True),
     "init": _nothing,
     "_lazy_init": _nothing,
-    "device_count": _answer(1),
+    "device_count": lambda: len(_racks[-1]),
     "current_device": _answer(0),
     "set_device": _nothing,
     "device": lambda *_args: nullcontext(),
@@ -533,31 +609,40 @@ _CUDA: dict[str, Any] = {
     "empty_cache": _nothing,
     "ipc_collect": _nothing,
     "mem_get_info": _memory_info,
-    "memory_allocated": lambda *_args: _cards[-1].used,
-    "memory_reserved": lambda *_args: _cards[-1].used,
-    "max_memory_allocated": lambda *_args: _cards[-1].peak,
-    "max_memory_reserved": lambda *_args: _cards[-1].peak,
+    "memory_allocated": lambda device=None: _card(device).used,
+    "memory_reserved": lambda device=None: _card(device).used,
+    "max_memory_allocated": lambda device=None: _card(device).peak,
+    "max_memory_reserved": lambda device=None: _card(device).peak,
     "reset_peak_memory_stats": _reset_peak,
     "manual_seed": _seed,
-    "manual_seed_all": _seed,
-    "initial_seed": lambda: _cards[-1].random.initial_seed(),
+    "manual_seed_all": _seed_all,
+    "initial_seed": lambda: _card().random.initial_seed(),
     "get_rng_state": _rng_state,
-    "get_rng_state_all": lambda: [_rng_state()],
+    "get_rng_state_all": lambda: [one.random.get_state() for one in _racks[-1]],
     "set_rng_state": _set_rng_state,
-    "set_rng_state_all": lambda states: _set_rng_state(states[0]),
+    "set_rng_state_all": _set_all_rng_states,
 }
 
 
+def largest_tensors() -> list[int]:
+    """Bytes of the largest tensor that each card held since the last call."""
+    found = [one.largest for one in _racks[-1]]
+    for one in _racks[-1]:
+        one.largest = 0
+    return found
+
+
 @contextmanager
-def pretend_device(room: int | None = None) -> Generator[None]:
-    """Within, torch has one CUDA device, "cuda:0"; with `room` it has no more memory than so many bytes.
+def pretend_device(room: int | Sequence[int] | None = None, *, cards: int = 1) -> Generator[None]:
+    """Within, torch has CUDA devices; with `room` each has no more memory than so many bytes.
 
     Raises:
         RuntimeError: one is there already.
     """
-    if len(_cards) > 1:
-        raise RuntimeError("one pretended device at a time")
-    _cards.append(_Card(room))
+    if len(_racks) > 1:
+        raise RuntimeError("one block of pretended devices at a time")
+    rooms = [*room] if isinstance(room, Sequence) else [room] * cards
+    _racks.append([_Card(number, one) for number, one in enumerate(rooms)])
     try:
         with ExitStack() as stack:
 
@@ -578,4 +663,4 @@ def pretend_device(room: int | None = None) -> Generator[None]:
                     patch(module, name, _CUDA[name])
             yield
     finally:
-        _cards.pop()
+        _racks.pop()

@@ -25,7 +25,7 @@ DOORS = {
     "peft": {"models/adapter_modules.py", "demo/chat_model.py"},
     "trl": {"demo/chat_model.py", "models/counting.py", "models/trainer_notes.py"},  # two read its notes
     "tokenizers": {"models/scratch.py"},
-    "accelerate": {"training/trainer.py"},
+    "accelerate": {"models/device_map.py", "training/trainer.py"},
     "safetensors": {"tensors.py"},
     "jinja2": {"views/page.py"},
     "starlette": {"web/app.py"},

@@ -16,6 +16,7 @@ from proponent.method import Method
 from proponent.method_table import stored_method
 from proponent.models import Run
 from proponent.models.counting import Stated
+from proponent.models.device_map import GivenMap, GivenMemory
 from proponent.store import RowKind, building, plan_folder
 
 
@@ -29,6 +30,8 @@ def build(
     split: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    device_map: GivenMap | None = None,
+    max_memory: GivenMemory | None = None,
     allow_empty: bool = False,
     assistant_only: bool | None = None,
     completion_only: bool | None = None,
@@ -66,6 +69,8 @@ def build(
         split: split of a DatasetDict or hub data set.
         device: of a run that is given as a folder, see `Run.from_pretrained`; None means auto.
         dtype: of such a run, the precision of weights and passes; None means float32.
+        device_map: of such a run, how its models are split over several GPUs; None means not.
+        max_memory: with a rule in device_map, the most bytes of weights per GPU.
         allow_empty: accept rows with empty texts instead of refusing them.
         assistant_only: of conversations, only what the chat template marks as the assistant's counts; None means as in
             the training, if its Recorder noted that, else False (so do the next two).
@@ -100,7 +105,8 @@ def build(
         DiskFullError: no space left; the same call resumes.
     """
     _check_types(out, columns, steps, set)
-    one, columns = _one(run, device, dtype), columns or Columns()
+    columns, how = columns or Columns(), {"device": device, "dtype": dtype, "device_map": device_map}
+    one = _one(run, {name: value for name, value in (how | {"max_memory": max_memory}).items() if value is not None})
     options = Options(
         max_length=max_length,
         batch_size=_batch_size(one, plan_folder(out)) if batch_size is None else batch_size,
@@ -118,8 +124,7 @@ def build(
         columns={one.name: getattr(columns, one.name) for one in fields(columns)},
     )
     options.check()
-    if method is None:
-        method = _default(one, options)
+    method = _default(one, options) if method is None else method
     wanted = stored_method(method, **(given := {**(set or {}), **changes}))
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
@@ -138,8 +143,9 @@ def _default(run: Run, options: Options) -> str:
 
 
 def _opened(out: str | Path, run: Run, *, partial: bool) -> Index:
-    how = {"trust_remote_code": run.trust_remote_code, "partial": partial, "device": run.placement.device}
-    return Index(out, run.joined or run.path, base=run.info.base, **cast("Any", how))
+    how = {"trust_remote_code": run.trust_remote_code, "partial": partial}
+    placed = {name: value for name, value in run.placement.options.items() if name != "dtype"}
+    return Index(out, run.joined or run.path, base=run.info.base, **cast("Any", how | placed))
 
 
 def open(  # noqa: A001 # the verb that users know
@@ -153,6 +159,8 @@ def open(  # noqa: A001 # the verb that users know
     kernel: Literal["numpy", "numba"] | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    device_map: GivenMap | None = None,
+    max_memory: GivenMemory | None = None,
     words: str | None = None,
 ) -> Index:
     """Open a finished index; the model is loaded only for explaining a new text.
@@ -168,6 +176,8 @@ def open(  # noqa: A001 # the verb that users know
         device: where the model of a new text runs: cpu, cuda, cuda:N or mps; auto takes the first CUDA device, else
             the CPU.
         dtype: precision of the model; None for that of the index.
+        device_map: how the model is split over several GPUs, see `Run.from_pretrained`; None means not.
+        max_memory: with a rule in device_map, the most bytes of weights per GPU.
         words: what the words of an answer are: "terms" (exact terms of the scored layers), "embedding" (word-embedding
             terms) or "masked" (change when masked); None for the default of the method.
 
@@ -188,6 +198,8 @@ def open(  # noqa: A001 # the verb that users know
         kernel=kernel,
         device=device,
         dtype=dtype,
+        device_map=device_map,
+        max_memory=max_memory,
         words=words,
     )
 
@@ -212,16 +224,16 @@ def _batch_size(run: Run, folder: Path) -> int:
     return planned_batch_size(folder) or run.placement.batch_size
 
 
-def _one(run: Run | str | Path | Sequence[Run | str | Path], device: str | None, dtype: str | None) -> Run:
+def _one(run: Run | str | Path | Sequence[Run | str | Path], placed: dict[str, Any]) -> Run:
     if isinstance(run, str | Path):
-        return Run.from_pretrained(run, device=device or "auto", dtype=dtype or "float32")
+        return Run.from_pretrained(run, **placed)
     if isinstance(run, Run):
-        if device is not None or dtype is not None:
+        if placed:
             raise InputError("device and dtype are those of the run: give them to Run.from_pretrained")
         return run
     if not isinstance(cast("object", run), Iterable | None) or isinstance(cast("object", run), bytes):
         raise InputError(f"run is {run!r}: give a folder, a proponent.Run, or a list of them")
     if not run:
         raise InputError("no run was given: name at least one")
-    runs = [_one(part, device, dtype) for part in run]
+    runs = [_one(part, placed) for part in run]
     return runs[0] if len(runs) == 1 else Run.join(runs)

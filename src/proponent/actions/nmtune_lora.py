@@ -19,7 +19,7 @@ from proponent.actions.text_features import Encoder, LabelledTexts, refuse_unrea
 from proponent.errors import InputError
 from proponent.evaluate.intervals import bootstrap, paired
 from proponent.evaluate.report import figure, verdict
-from proponent.models.huggingface import lora
+from proponent.models.adapter_modules import lora
 from proponent.models.model_outputs import pooled
 from proponent.models.placement import host
 from proponent.progress import track

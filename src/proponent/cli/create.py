@@ -10,7 +10,7 @@ from rich.console import Console
 from proponent.cli.chat_options import CountingOptions
 from proponent.cli.data_options import DataOptions, IndexDataOptions
 from proponent.cli.lines import echo
-from proponent.cli.options import BuildOptions, Data, Device, MethodOptions, ModelOptions, OutputOptions, RunFolder
+from proponent.cli.options import BuildOptions, Data, Device, MethodOptions, OutputOptions, RunFolder, SplitOptions
 from proponent.cli.rollback import ChangeOptions
 from proponent.cli.slurm import script_of
 from proponent.engine import EngineName
@@ -162,7 +162,7 @@ def index(
     out: Annotated[str, typer.Option(help="Folder of the index, or s3://BUCKET/FOLDER; an unfinished one is resumed.")],
     method: MethodOptions,
     building: BuildOptions,
-    model: ModelOptions,
+    model: SplitOptions,
     columns: IndexDataOptions,
     counting: CountingOptions,
     output: OutputOptions,

@@ -201,6 +201,8 @@ def _retraced(
     from proponent.dynamics.explain import explain_run
     from proponent.models import Run
 
+    if opening.device_map is not None:
+        raise InputError("--method replay and rollback need the model on one device: leave --device-map out")
     how_run: dict[str, Any] = {"trust_remote_code": opening.trust_remote_code, "device": opening.device}
     run = Run.from_pretrained(folder, base=opening.base, dtype=opening.dtype or "float32", **how_run)
     return explain_run(run, examples, asked, loop, **how)

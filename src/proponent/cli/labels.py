@@ -85,6 +85,8 @@ class OutOfSampleOptions:
             require_model(named, "--encoder", "take the run's own")
         if named == "none":
             return cross_validate(store, groups=groups, folds=self.folds)
+        if opening.device_map is not None:
+            raise InputError("--cross-validate reads texts with an encoder on one device: leave --device-map out")
         encoding = EncodingOptions(trust_remote_code=opening.trust_remote_code, device=opening.device)
 
         def features(examples: "Sequence[Example]") -> Any:

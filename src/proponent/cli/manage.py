@@ -14,16 +14,16 @@ from proponent.cli.data_options import IndexDataOptions
 from proponent.cli.lines import echo
 from proponent.cli.options import (
     BuildOptions,
-    Data,
     IndexFolder,
     MethodOptions,
-    ModelOptions,
     OutputOptions,
     RunFolder,
+    SplitOptions,
     filters_of,
     ids_in,
     index_folder,
 )
+from proponent.cli.shapes import plan_by_shapes
 from proponent.errors import DamagedError, InputError
 from proponent.progress import duration
 from proponent.views.inventory import print_inventory, spelled, spelled_bytes
@@ -35,16 +35,21 @@ if TYPE_CHECKING:
 
 def plan(
     run: RunFolder,
-    data: Data,
     method: MethodOptions,
     building: BuildOptions,
-    model: ModelOptions,
+    model: SplitOptions,
     columns: IndexDataOptions,
     counting: CountingOptions,
     output: OutputOptions,
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="The training set; without it, only memory by config.json.")
+    ] = None,
 ) -> None:
-    """Predict time, memory and disk of an index from a few measured batches."""
+    """Predict time, memory and disk of an index from a few measured batches; without DATA, memory by shapes alone."""
     settings = building.settings()
+    if data is None:
+        plan_by_shapes(run, method, building, model, output)
+        return
     from proponent.cost import choices, forecast
     from proponent.index import Options, summed
     from proponent.store.inventory import forecast_figures

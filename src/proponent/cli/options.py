@@ -59,6 +59,17 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allo
 BaseModel = Annotated[str | None, typer.Option("--base", help="Base model of an adapter, if it has moved.")]
 Device = Annotated[str, typer.Option(help="Where the model runs: auto (a GPU, if any), cpu, cuda, cuda:N, mps.")]
 Dtype = Annotated[str, typer.Option(help="Precision of the model: float32, bfloat16 or float16.")]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RULE|FILE",
+        help="Split the model over several GPUs, in place of --device: auto, balanced, balanced_low_0, sequential, or "
+        "a JSON file of modules and devices.",
+    ),
+]
+MaxMemory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Most weights per GPU with a rule of --device-map, such as 20GiB.")
+]
 Hits = Annotated[int, typer.Option("-k", min=1, help="Number of proponents and of opponents.")]
 Against = Annotated[str | None, typer.Option(help="Explain the label against this one.")]
 Baselines = Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also rank by the baselines.")]
@@ -111,6 +122,14 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class SplitOptions(ModelOptions):
+    """How a run is opened by commands that may split its model over several devices."""
+
+    device_map: DeviceMap = None
+    max_memory: MaxMemory = None
+
+
+@dataclass(frozen=True)
 class IndexOptions:
     """How an index is opened."""
 
@@ -124,6 +143,8 @@ class IndexOptions:
     dtype: Annotated[
         str | None, typer.Option(help="Precision of the model: float32, bfloat16, float16. Default: the index's.")
     ] = None
+    device_map: DeviceMap = None
+    max_memory: MaxMemory = None
 
 
 @dataclass(frozen=True)

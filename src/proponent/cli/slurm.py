@@ -16,6 +16,8 @@ def array_script(words: Sequence[str], parts: int, folder: Path) -> str:
     """The script that runs a command of these words once for each part, from a folder."""
     command = " ".join(map(shlex.quote, [sys.executable, "-m", "proponent.cli", *words]))
     gpu = ["#SBATCH --gpus-per-task=1"] if any(word.startswith("cuda") for word in words) else []
+    if any(word.startswith("--device-map") for word in words):
+        gpu = ["# Ask for the GPUs that the model is split over: #SBATCH --gpus-per-task=N"]
     lines = [
         "#!/bin/bash",
         "# An index in parts, each computed once: submit this file with sbatch. Parts may end in any order and be run",

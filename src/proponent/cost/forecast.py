@@ -79,7 +79,7 @@ class Forecast:
     stages: tuple[Stage, ...]  # in the order of a build
     # peak memory of the process in bytes, including libraries and data; None if the system does not report it
     peak_rss: int | None
-    peak_device: int | None  # peak memory of the GPU in bytes; None without one
+    peak_device: int | None  # peak memory of the GPU in bytes, of several the fullest; None without one
     disk: dict[str, int]  # bytes by kind: "forms", "postings", "examples", "tables"
     notes: tuple[str, ...] = ()  # which layers are scored, whether in full, and what is not predicted
 
@@ -187,7 +187,7 @@ class _Forecaster:
             peak_rss=self._peak(),
             peak_device=self.device_peak,
             disk={"forms": forms, "postings": postings, "examples": bytes_beside, "tables": c * self.tables},
-            notes=(*self._layered, *self.work.notes),
+            notes=(*self._layered, *self.work.notes, *self.device_notes),
         )
 
     def _over(self, by: str, cost: str) -> Floats:
@@ -265,7 +265,7 @@ class _Forecaster:
         pace = self._pace(groups[len(groups) // 2])
         share = MOST_SHARE * pace * float(self.laid.padded.sum()) * len(self.checkpoints)
         budget = min(budget, max(LEAST_SECONDS, share))
-        on_device = DevicePeak(self.run.placement.device)
+        on_device = DevicePeak(self.run.placement.devices)
         part = self._part(longest, pace, budget / 2) if on_device.absent else longest
         peak = peak_during(lambda: self.bench.measure(part))
         on_device.stop()
@@ -278,7 +278,7 @@ class _Forecaster:
         cuts = self.work.parts(self.encoder.encode([self.examples[int(row)] for row in longest]))
         more = max(1.0, max(cut.stop - cut.start for cut in cuts) / len(part))
         rest = float(self.laid.padded.max()) / self.bench.points[0].padded if len(cuts) == 1 else 1.0
-        self.device_peak = on_device.of(min(1.0, rest))
+        self.device_peak, self.device_notes = on_device.of(min(1.0, rest))
         return peak if peak is None or self.held is None else int(self.held + (peak - self.held) * more)
 
     def _pace(self, rows: Int[np.ndarray, " k"]) -> float:

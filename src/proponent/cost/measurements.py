@@ -18,6 +18,7 @@ from proponent.disk import remove, scratch_folder, unwritable_named
 from proponent.gradients.computer import GradientComputer
 from proponent.gradients.gradient import Gradient
 from proponent.models import Encoder
+from proponent.models.placement import shown_bytes
 from proponent.processes import memory
 from proponent.store import RowKind
 from proponent.store.files import publish_tensors
@@ -90,21 +91,27 @@ def peak_during(work: Callable[[], object]) -> int | None:
 
 
 class DevicePeak:
-    """Peak memory of a GPU from its making on; nothing on other devices."""
+    """Peak memory of GPUs from its making on; nothing on other devices."""
 
-    def __init__(self, device: str) -> None:
-        self.absent, self._device, self._held, self._peak = not device.startswith("cuda"), device, 0, 0
-        if not self.absent:
-            self._held = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
+    def __init__(self, devices: Sequence[str]) -> None:
+        self._cards = [one for one in devices if one.startswith("cuda")]
+        self.absent = not self._cards
+        self._held = [torch.cuda.memory_allocated(one) for one in self._cards]
+        self._peaks = self._held
+        for one in self._cards:
+            torch.cuda.reset_peak_memory_stats(one)
 
     def stop(self) -> None:
-        """Read the peak."""
-        self._peak = 0 if self.absent else torch.cuda.max_memory_allocated(self._device)
+        """Read the peaks."""
+        self._peaks = [torch.cuda.max_memory_allocated(one) for one in self._cards]
 
-    def of(self, share: float) -> int | None:
-        """The peak in bytes of a pass with such a share of the measured positions."""
-        return None if self.absent else int(self._held + (self._peak - self._held) * share)
+    def of(self, share: float) -> tuple[int | None, tuple[str, ...]]:
+        """The peak in bytes of a pass with such a share of the measured positions; of several, which has how much."""
+        found = [int(held + (peak - held) * share) for held, peak in zip(self._held, self._peaks, strict=True)]
+        if len(found) < 2:
+            return next(iter(found), None), ()
+        named = ", ".join(f"{one} {shown_bytes(size)}" for one, size in zip(self._cards, found, strict=True))
+        return max(found), (f"peak memory of the GPUs: {named}",)
 
 
 def size(arrays: dict[str, np.ndarray]) -> int:

@@ -38,7 +38,7 @@ from proponent.gradients.model_parts import (
 from proponent.gradients.output_layer import OutputLayer, Tail
 from proponent.gradients.token_losses import Shares, losses_in_blocks
 from proponent.gradients.vocabulary_head import HeadOuter, VocabularyHead
-from proponent.models.placement import host, hosts
+from proponent.models.placement import beside, host, hosts
 from proponent.models.tasks.base import TokenTerms, logits_of
 
 Loss = Callable[[Tensor], Float[Tensor, " n"]]
@@ -79,14 +79,14 @@ class _ModelHooks:
         return leaf
 
     def cut_head(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        self.head_inputs.append(inputs[0].detach())
+        self.head_inputs.append(beside(inputs[0].detach(), output))
         # A graph that reaches back to the embedding must not be cut here.
         leaf = output if output.requires_grad else output.detach().requires_grad_()
         self.head_outputs.append(leaf)
         return leaf
 
-    def see_head(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        self.head_inputs.append(inputs[0].detach())
+    def see_head(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.head_inputs.append(beside(inputs[0].detach(), output))
 
     def see_hidden(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self.hidden.append(cast("Tensor", output[0]).detach())
@@ -283,7 +283,8 @@ class Capture:
             raise RunError(f"{name} never called its input embedding: proponent cannot capture its gradient")
         read: list[int] = []
         for module, ids in taps.looked_up:
-            fits = (at for at, one in enumerate(sides) if one.lookup.module is module and torch.equal(one.ids, ids))
+            own = [at for at, one in enumerate(sides) if one.lookup.module is module]
+            fits = (at for at in own if torch.equal(sides[at].ids, beside(ids, sides[at].ids)))
             read.append(next(fits, -1))
         if -1 in read or set(read) != set(range(len(sides))):
             raise RunError(
@@ -302,7 +303,8 @@ class Capture:
                 f"{name} called its last linear layer {len(taps.head_inputs)} times: proponent supports only one call"
             )
         if vocabulary is None:
-            given, wanted = taps.head_outputs[0].detach(), logits.detach()
+            given = taps.head_outputs[0].detach()
+            wanted = beside(logits.detach(), given)
             pooled_later = given.dim() > wanted.dim()
             gap = (given - (wanted[:, None] if pooled_later else wanted)).nan_to_num().abs().amax(-1)
             if float((gap.amin(1) if pooled_later else gap).max()) > 1e-4:
@@ -329,6 +331,7 @@ def head_outer(
     words: Int[np.ndarray, "n t"],
 ) -> HeadOuter:
     """Store a vocabulary head's gradient in factors, at the positions with weight in the loss."""
+    target, weight = beside(target, inputs), beside(weight, inputs)
     there = weight.nan_to_num() != 0
     kept, a, targets, weights = hosts([there, inputs[there], target[there], weight[there].float()])
     return HeadOuter(_indptr(kept), words[kept], a, targets, weights)
@@ -346,9 +349,10 @@ def head_table(model: nn.Module) -> VocabularyHead:
 def _rows(grads: list[Tensor], sides: Sequence[_Side], read: Sequence[int]) -> Rows:
     """Rows of every side; within an example, the sides follow one another."""
     totals: list[Tensor] = []
+    home = sides[0].ids
     for at, one in enumerate(sides):
         own = [grad for grad, side in zip(grads, read, strict=True) if side == at]
-        total = torch.stack(own).sum(0) if len(own) > 1 else own[0]
+        total = beside(torch.stack(own).sum(0) if len(own) > 1 else own[0], home)
         scale = embedding_scale(one.lookup.module)
         totals.append(total if scale == 1.0 else total * scale)
     if len(sides) == 1:
@@ -366,7 +370,7 @@ def _outer(
 ) -> Outer:
     if a.dim() == 2:  # one pooled vector per example: it belongs to no single word
         return Outer(np.arange(len(a) + 1), np.full(len(a), -1), *hosts([a, g]))
-    there = mask & (g != 0).any(-1)
+    there = beside(mask, g) & (g != 0).any(-1)
     kept, left, right = hosts([there, a[there], g[there]])
     return Outer(_indptr(kept), words[kept], left, right)
 
@@ -378,7 +382,7 @@ def _indptr(kept: Bool[np.ndarray, "n t"]) -> Int[np.ndarray, " m"]:
 def _pooled(hidden: Float[Tensor, "n u d"], mask: Bool[Tensor, "n t"]) -> Float[np.ndarray, "n d"]:
     if hidden.shape[1] != mask.shape[1]:  # a model that shortens its texts (Funnel): its positions are no tokens
         return host(hidden.mean(1))
-    weight = mask.float()[:, :, None]
+    weight = beside(mask, hidden).float()[:, :, None]
     return host((hidden * weight).sum(1) / weight.sum(1).clamp(min=1))
 
 

@@ -28,7 +28,7 @@ from proponent.gradients.vocabulary_head import HeadOuter
 from proponent.method import EmbeddingRows, Gradients, Layers, Logit, Loss, Reduction, Retaken, Term, similarity_of
 from proponent.models import Encoded, Encoder, Run, SampledLabels
 from proponent.models.batch import Batch
-from proponent.models.placement import host
+from proponent.models.placement import beside, host
 from proponent.models.tasks.base import Objective, logits_of
 from proponent.types import Example
 
@@ -272,7 +272,7 @@ class GradientComputer:
         assert wanted is not None
         shares = captured.shares
         if shares is None:
-            shares = shares_of(captured.logits, weight.nan_to_num() != 0, wanted)
+            shares = shares_of(captured.logits, beside(weight.nan_to_num() != 0, captured.logits), wanted)
         return head_rows(head, shares, wanted, captured.rows)
 
     def completed(self, encoded: Sequence[Encoded]) -> Sequence[Encoded]:
@@ -337,7 +337,7 @@ class GradientComputer:
             kept |= head_table(self.model).pack()
         if similarity_of(self.method) is not None:
             tables = word_tables(self.model, decoding=self.run.task.decodes)
-            kept["embedding"] = host(torch.cat(tables)).copy()
+            kept["embedding"] = host(torch.cat([beside(one, tables[0]) for one in tables])).copy()
         return kept
 
     def _dense(self, captured: Captured) -> Dense | None:

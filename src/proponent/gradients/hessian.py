@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from proponent.gradients.layer_rules import Block
+from proponent.models.placement import beside
 
 Loss = Callable[[], Float[Tensor, ""]]
 """Computes a loss with its graph."""
@@ -77,4 +78,4 @@ class Hessian:
             one.new_zeros(block.size) if grad is None else (grad.T if turned else grad).reshape(-1)
             for block, one, grad, turned in zip(self.blocks, self._parameters, grads, self._turned, strict=True)
         ]
-        return torch.cat(parts)
+        return torch.cat([beside(one, parts[0]) for one in parts])

@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from proponent.errors import RunError
 from proponent.gradients.dry_run import Order
 from proponent.gradients.layer_rules import Block, Left, OneHot, is_vector, ones_like, rms, rule_of
-from proponent.models.placement import in_full, is_half
+from proponent.models.placement import beside, in_full, is_half
 
 
 class UnbatchedError(Exception):
@@ -89,7 +89,7 @@ class LayerHooks:
 
     def _see(self, name: str) -> Any:
         def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            x, target = inputs[0].detach(), self._target(name)
+            x, target = beside(inputs[0].detach(), output), self._target(name)
             if output.requires_grad:
                 self._seen.append(_Seen(name, x, get_gradient_edge(output), target))
                 return None

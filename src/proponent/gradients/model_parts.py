@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from proponent.errors import RunError
 from proponent.models.adapter_modules import saved_copy
-from proponent.models.placement import is_half
+from proponent.models.placement import beside, is_half
 
 
 def input_embedding(model: nn.Module) -> nn.Embedding:
@@ -46,15 +46,16 @@ def inner_model(model: nn.Module) -> Any:
 def head_bias(model: nn.Module, head: nn.Linear) -> Tensor | None:
     """The bias added to the head's products: its own, or one that the model stores separately (BART and similar)."""
     own = cast("Tensor | None", head.bias)
-    beside = cast("Tensor | None", getattr(inner_model(model), "final_logits_bias", None))
-    if beside is None or not bool(beside.any()):
+    stored = cast("Tensor | None", getattr(inner_model(model), "final_logits_bias", None))
+    if stored is None or not bool(stored.any()):
         return own
-    return beside[0] if own is None else own + beside[0]
+    added = beside(stored[0], head.weight)
+    return added if own is None else own + added
 
 
 def gives_logits(model: nn.Module, head: nn.Linear, inputs: Tensor, logits: Tensor) -> bool:
     """Whether a vocabulary head's output is the model's output: its closed-form gradient assumes this."""
-    made = functional.linear(inputs[:1], head.weight, head_bias(model, head))
+    made = functional.linear(beside(inputs[:1], head.weight), head.weight, head_bias(model, head))
     return logits.shape[1:] == made.shape[1:] and nearly(made, logits[:1])
 
 
@@ -62,7 +63,7 @@ def nearly(made: Tensor, known: Tensor) -> bool:
     """Whether two computations of the same numbers agree, up to the precision of the first."""
     wide = 300.0 if is_half(made.dtype) else 1.0
     close = 1e-5 * wide * float(made.nan_to_num(0.0, 0.0, 0.0).abs().max())
-    return torch.allclose(known, made.to(known.dtype), rtol=1e-4 * wide, atol=close, equal_nan=True)
+    return torch.allclose(known, made.to(known), rtol=1e-4 * wide, atol=close, equal_nan=True)
 
 
 @dataclass(frozen=True)

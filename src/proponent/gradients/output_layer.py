@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from proponent.gradients.model_parts import inner_model, nearly
+from proponent.models.placement import beside
 
 _CAPS = re.compile(r"soft_?cap")
 """Names of settings that cap logits, in all models of transformers that have one."""
@@ -86,11 +87,13 @@ class OutputLayer:
         self._hidden = []
         assert self.module is not None
 
-        def shorten(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        def shorten(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if not inputs or not isinstance(inputs[0], Tensor) or inputs[0].shape[:-1] != (n, u):
                 return None
-            self._hidden.append(inputs[0])
-            return inputs[0][:, :1].contiguous(), *inputs[1:]  # one product, not one for each text
+            own = next(module.parameters(), inputs[0])
+            hidden = beside(inputs[0], own)  # the layer before it may be on another device
+            self._hidden.append(hidden)
+            return hidden[:, :1].contiguous(), *inputs[1:]  # one product, not one for each text
 
         return self.module.register_forward_pre_hook(shorten)
 
@@ -105,7 +108,8 @@ class OutputLayer:
             return None
         (hidden,) = self._hidden
         with torch.no_grad():
-            output, known = cast("Tensor", cast("Any", self.module)(hidden[:, 0])), logits[:, 0].detach()
+            output = cast("Tensor", cast("Any", self.module)(hidden[:, 0]))
+            known = beside(logits[:, 0].detach(), output)
             finite = output.isfinite().all(1) & known.isfinite().all(1)
             output, known = output[finite], known[finite]
             if self._tail is None and len(output):
@@ -123,8 +127,9 @@ class OutputLayer:
     def _tails(self, output: Float[Tensor, "n v"], logits: Float[Tensor, "n v"]) -> Iterator[Tail]:
         """Everything that the model may do, simplest first; a scale is that of the logits themselves."""
         inner = inner_model(self._model)
-        beside = cast("Tensor | None", getattr(inner, "final_logits_bias", None))
-        plain = Tail(logits.shape[-1], None if beside is None or not bool(beside.any()) else beside[0])
+        stored = cast("Tensor | None", getattr(inner, "final_logits_bias", None))
+        bias = None if stored is None or not bool(stored.any()) else beside(stored[0], output)
+        plain = Tail(logits.shape[-1], bias)
         yield plain
         settings = cast("dict[str, Any]", inner.config.to_dict())
         caps = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from proponent.errors import InputError
 from proponent.models import Encoded
-from proponent.models.placement import device_of, free_bytes
+from proponent.models.placement import devices_of, free_bytes
 
 PASS_BYTES = 256 * 2**20
 """Maximum bytes of the tensors that one pass keeps for its backward pass, on the CPU."""
@@ -64,8 +64,10 @@ class PassSize:
 
 
 def _room(model: nn.Module) -> int:
-    free = free_bytes(device_of(model))
-    return PASS_BYTES if free is None else max(PASS_BYTES, int(DEVICE_SHARE * free))
+    known = [size for one in devices_of(model) if (size := free_bytes(one)) is not None]
+    if not known:
+        return PASS_BYTES
+    return max(PASS_BYTES, int(DEVICE_SHARE * min(known)))  # of a split model, as if one GPU kept the whole pass
 
 
 def _kept(model: nn.Module, example: Encoded, run: Callable[[Encoded], int]) -> tuple[int, int]:

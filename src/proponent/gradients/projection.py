@@ -16,7 +16,7 @@ from proponent.gradients.forms import Rows
 from proponent.gradients.layer_hooks import Call, TokenWords
 from proponent.gradients.layer_rules import Block, OneHot
 from proponent.method_parts import Direction, EmbeddingRows
-from proponent.models.placement import host
+from proponent.models.placement import beside, host
 
 WIDEST = 4096
 """Largest side of a layer for which principal directions are computed; a wider one keeps a random projection."""
@@ -153,7 +153,7 @@ class Projection:
             for call in calls.get(block.name, ()):
                 made = self._formed(block, call, roots)
                 kept = torch.zeros(n, self.size, device=made.device) if kept is None else kept
-                kept[:, self.cuts[block.name]] += made.reshape(n, -1)
+                kept[:, self.cuts[block.name]] += beside(made.reshape(n, -1), kept)
         return np.zeros((n, self.size), np.float32) if kept is None else host(kept)
 
     def by_word(
@@ -177,7 +177,7 @@ class Projection:
                     )
                     made = self._formed(block, Call(left, call.right[:, own], 0), roots)
                     kept = torch.zeros(width + 1, self.size, device=made.device) if kept is None else kept
-                    kept[word if word >= 0 else width, self.cuts[block.name]] += made.reshape(-1)
+                    kept[word if word >= 0 else width, self.cuts[block.name]] += beside(made.reshape(-1), kept)
         return np.zeros((width + 1, self.size), np.float32) if kept is None else host(kept)
 
     def _formed(self, block: Block, call: Call, roots: Mapping[str, Tensor] | None) -> Float[Tensor, "n p q"]:
@@ -185,7 +185,7 @@ class Projection:
             lefts, rights = self.factors(block, call)
             return lefts.transpose(1, 2) @ rights
         full = call.left.full() if isinstance(call.left, OneHot) else call.left
-        whole = full.transpose(1, 2) @ call.right * roots[block.name]
+        whole = full.transpose(1, 2) @ call.right * beside(roots[block.name], call.right)
         left, right = self._sides_on(block, whole)
         whole = whole if left is None else left @ whole
         return whole if right is None else whole @ right.T

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from proponent.models.placement import full_dtype, host, in_full
+from proponent.models.placement import beside, full_dtype, host, in_full
 from proponent.models.tasks.base import TokenTerms, sample_labels
 
 BLOCK_BYTES = 32 * 2**20
@@ -83,8 +83,9 @@ def losses_in_blocks(
     wanted: Sequence[Int[np.ndarray, " _"]] | None = None,
 ) -> tuple[Float[Tensor, " n"], Shares | None]:
     """Losses of examples, with their graph; also the probabilities of the tokens `wanted` of each row (m rows)."""
-    counted = terms.counted
-    target, uniform = terms.target[counted], None if terms.uniform is None else terms.uniform[counted]
+    counted = beside(terms.counted, hidden)
+    target = beside(terms.target, hidden)[counted]
+    uniform = None if terms.uniform is None else beside(terms.uniform, hidden)[counted]
     owners = host(counted.nonzero()[:, 0])
     parts: list[Shares] = [[] for _ in range(len(counted))]
 
@@ -106,7 +107,7 @@ def losses_in_blocks(
     token = run(hidden[counted], _Block(head, label, see), size)
     each = token.new_zeros(counted.shape).masked_scatter(counted, token)
     shares = None if wanted is None else [_stacked(one, len(ids)) for one, ids in zip(parts, wanted, strict=True)]
-    return terms.combine(each), shares
+    return terms.combine(beside(each, terms.counted)), shares
 
 
 def _stacked(parts: Shares, width: int) -> Float[np.ndarray, "t w"]:

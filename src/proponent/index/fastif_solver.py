@@ -24,7 +24,7 @@ from proponent.index.loading import LoadedRun
 from proponent.index.queries import QueryBatch
 from proponent.method import LiSSA, Retaken
 from proponent.models import Encoded
-from proponent.models.placement import host, in_full
+from proponent.models.placement import beside, host, in_full
 from proponent.store import Store
 from proponent.types import CheckpointId, Example
 
@@ -274,7 +274,7 @@ def way_out(scale: float, top: float, damping: float) -> str:
 
 def _positions(call: Call, s: Float[Tensor, "q o i"]) -> Float[Tensor, "q n s"]:
     """Each position's part of the product of a layer's gradient with [o i]: left . (s right)."""
-    s = in_full(s)
+    s = beside(in_full(s), call.right)
     if isinstance(call.left, OneHot):
         return torch.stack([(one[call.left.ids] * call.right).sum(-1) for one in s])
     return torch.stack([((call.left @ one) * call.right).sum(-1) for one in s])

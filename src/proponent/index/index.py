@@ -21,6 +21,7 @@ from proponent.index.queries import QueryBatch, check_against, check_queries
 from proponent.index.query_input import AnyAnswer, AnyLabel, Labels, Queries, Query, queries_of
 from proponent.index.scorers import scorer_of
 from proponent.models import Run
+from proponent.models.device_map import GivenMap, GivenMemory, placed
 from proponent.preconditioners.query_preconditioner import QueryPreconditioner, gradients_of
 from proponent.scorer import TopKBothEnds
 from proponent.search import ANY, How, KernelName, Where
@@ -40,7 +41,8 @@ class Index(Predicting):
         partial: open an unfinished index too, with its finished part; every explanation says so.
         allow_missing: continue although shards are missing; every explanation says so.
         kernel: implementation of the inner loop of a search: "numpy" (the default) or "numba".
-        device, dtype: of the model of a new text, see `Run.from_pretrained`; None for the index's precision.
+        device, dtype, device_map, max_memory: of the model of a new text, see `Run.from_pretrained`; dtype None is that
+            of the index.
         words: what an answer's words are: terms, embedding or masked (docs/words.md); None for the default.
 
     Raises:
@@ -60,14 +62,17 @@ class Index(Predicting):
         kernel: KernelName | None = None,
         device: str = "auto",
         dtype: str | None = None,
+        device_map: GivenMap | None = None,
+        max_memory: GivenMemory | None = None,
         words: str | None = None,
     ) -> None:
         if not isinstance(cast("object", path), str | Path):
             raise InputError(f"path is {path!r}: give the folder of an index")
         self.store = Store(local(path), partial=partial, allow_missing=allow_missing)
-        plan, baselines, placed = self.store.plan, BaselineScores(self.store), (device, dtype)
+        plan, baselines = self.store.plan, BaselineScores(self.store)
+        placement = placed(device, dtype or plan.fingerprints.get("dtype", "float32"), device_map, max_memory)
         self.say: Callable[[str], None] = lambda _: None  # gets short status messages
-        self._loaded = LoadedRun(self.store, run, trust_remote_code, base, lambda line: self.say(line), placed)
+        self._loaded = LoadedRun(self.store, run, trust_remote_code, base, lambda line: self.say(line), placement)
         stored = gradients_of(self.store)
         self._preconditioner = QueryPreconditioner(plan.term, plan.blocks, self.store.table, stored, tied=plan.tied)
         self._scorer = scorer_of(self._loaded, baselines, self._preconditioner, kernel)

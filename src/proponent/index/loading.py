@@ -16,7 +16,7 @@ from proponent.index.planning import planned_blocks
 from proponent.index.row_check import tell_batches
 from proponent.method import Gradients, Retaken
 from proponent.models import Encoder, Masks, Run
-from proponent.models.placement import Placement, free_bytes
+from proponent.models.placement import HERE, Placement, free_bytes
 from proponent.models.run_files import StoredName
 from proponent.preconditioners.base import install_fitted
 from proponent.shown_places import as_shown
@@ -47,11 +47,10 @@ class LoadedRun:
         trust_remote_code: bool,
         base: str | Path | None,
         say: Callable[[str], None],
-        placed: tuple[str, str | None] = ("auto", None),
+        placed: Placement = HERE,
     ) -> None:
         self.store, self._trust_remote_code, self.say = store, trust_remote_code, say
-        device, dtype = placed
-        self._placed = Placement.of(device, dtype or store.plan.fingerprints.get("dtype", "float32"))
+        self._placed = placed
         coarse = too_coarse(store.plan.term, self._placed.dtype)
         if coarse is not None:
             raise InputError(coarse)
@@ -88,8 +87,7 @@ class LoadedRun:
                 tokenizer=None if plan.tokenizer is None else StoredName(plan.tokenizer),
                 base=self._base,
                 trust_remote_code=self._trust_remote_code,
-                device=self._placed.device,
-                dtype=self._placed.dtype,
+                **self._placed.options,
             )
             for one in self._folders
         ]
@@ -169,7 +167,9 @@ class LoadedRun:
         sizes = [sum(one.nbytes for one in model.parameters()) for model in self._models.values()]
         if not sizes:
             return
-        free = free_bytes(torch.device(self._placed.device))  # half of it is left for passes
+        sides = [free_bytes(torch.device(one)) for one in self.run.placement.devices]
+        known = [one for one in sides if one is not None]
+        free = sum(known) if known else None  # half of it is left for passes
         if sum(sizes) + max(sizes) > KEPT_BYTES or (free is not None and max(sizes) > free // 2):
             for held in (self._models, self._computers, self._solving, self._embedding):
                 held.clear()

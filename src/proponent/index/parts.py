@@ -15,6 +15,7 @@ from proponent.index.build import Build
 from proponent.index.options import Options
 from proponent.method import Term
 from proponent.models import Run
+from proponent.models.placement import refuse_split
 from proponent.progress import track
 from proponent.ray_actors import RayActors
 from proponent.types import CheckpointId
@@ -94,7 +95,8 @@ def _compute(made: Build, engine: Engine, workers: int) -> None:
 
 
 def _on_first_card(run: Run) -> Run:
-    """The run on the first GPU, if it is on one: an actor of Ray sees only its own."""
+    """The run on the first GPU, if it is on one: an actor of Ray sees only its own; InputError for a split model."""
+    refuse_split(run.placement, "--engine ray gives each worker one GPU, and")
     if not run.placement.device.startswith("cuda"):
         return run
     return replace(run, info=replace(run.info, placement=replace(run.placement, device="cuda:0")))

@@ -6,6 +6,7 @@ or hide the table that a model looks up in; these are replaced by modules that c
 
 import copy
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -28,6 +29,14 @@ def peft_library() -> Any:
     except ImportError as error:
         raise MissingExtraError("this run is a PEFT adapter: pip install 'proponent[peft]'") from error
     return peft
+
+
+def lora(model: nn.Module, rank: int) -> nn.Module:
+    """Add a LoRA adapter to every linear layer of a model, drawn from torch's current random state."""
+    settings = peft_library().LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # matters between peft and transformers
+        return cast("nn.Module", peft_library().get_peft_model(model, settings))
 
 
 def fixed_layer(model: nn.Module) -> str | None:
@@ -178,7 +187,8 @@ class _Tokens(nn.Module):
         self.indices: Tensor
         self.register_buffer("indices", indices, persistent=False)
         self.places: Tensor
-        places = torch.full((size,), -1).index_copy(0, indices, torch.arange(len(indices)))
+        places = torch.full((size,), -1, device=indices.device)
+        places = places.index_copy(0, indices, torch.arange(len(indices), device=indices.device))
         self.register_buffer("places", places, persistent=False)
 
     def forward(self, x: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
@@ -248,9 +258,10 @@ def _with_factors(tuned: Any, first: nn.Module, second: nn.Module) -> nn.Module:
 def _with_tokens(layer: Any, tables: dict[int, nn.Parameter]) -> nn.Module:
     """A table or a head with trained rows; a head that shares the base's table shares the merged one."""
     base = layer.base_layer
-    rows, indices = layer.trainable_tokens_delta[ADAPTER], torch.tensor(layer.token_indices[ADAPTER])
+    rows = layer.trainable_tokens_delta[ADAPTER]
+    indices = torch.tensor(layer.token_indices[ADAPTER], device=base.weight.device)
     if id(base.weight) not in tables:
-        merged = base.weight.detach().index_copy(0, indices, rows.detach().to(base.weight.dtype))
+        merged = base.weight.detach().index_copy(0, indices, rows.detach().to(base.weight))
         tables[id(base.weight)] = nn.Parameter(merged, requires_grad=False)
     size, scale = base.weight.shape[0], float(getattr(base, "embed_scale", 1.0))
     embeds = isinstance(base, nn.Embedding)
@@ -276,7 +287,7 @@ def _tie(model: Any) -> None:
     if not isinstance(table, _Merged) or not isinstance(head, _Merged):
         return
     rows, out = cast("Tensor", table.weight), cast("Tensor", head.weight)
-    if rows.shape == out.shape and torch.equal(rows, out):
+    if rows.device == out.device and rows.shape == out.shape and torch.equal(rows, out):
         head.weight = table.weight
 
 

@@ -32,8 +32,16 @@ from proponent.models.adapters import (
     resized_rows,
 )
 from proponent.models.class_settings import check_classes, disagreement
+from proponent.models.device_map import place, without_hooks
 from proponent.models.info import ModelInfo, model_info, positions
-from proponent.models.load_report import LoadReport, misshapen, refuse_compiled, require_used, require_whole
+from proponent.models.load_report import (
+    LoadReport,
+    misshapen,
+    refuse_compiled,
+    require_class,
+    require_used,
+    require_whole,
+)
 from proponent.models.placement import HERE
 from proponent.models.quantised import dequantised, quantisation, quantisation_note, refuse_quantised
 from proponent.models.run_files import (
@@ -64,9 +72,6 @@ __all__ = [
 MOST_PER_BYTE, MOST_BESIDE = 8, 2**26
 """Maximum numbers of a model per byte of its files (packed weights hold several in a byte), and extra for buffers."""
 
-_OLD_NAMES = frozenset({"T5WithLMHeadModel"})
-"""Classes of earlier versions of transformers that have another name now."""
-
 
 def quiet() -> None:
     """Suppress transformers' own progress bars and hints."""
@@ -78,7 +83,7 @@ def read_model_info(folder: Path, *, trust_remote_code: bool = False, base: str 
     """Read task head, labels and limits from a checkpoint's configuration."""
     if adapter_home(folder) is not None:
         return _adapter_card(folder, trust_remote_code, base)
-    config = _config(str(folder), trust_remote_code)
+    config = read_config(str(folder), trust_remote_code)
     refuse_quantised(str(folder), config)
     given = cast("list[str] | str", getattr(config, "architectures", None) or [])
     names = [given] if isinstance(given, str) else given
@@ -86,12 +91,6 @@ def read_model_info(folder: Path, *, trust_remote_code: bool = False, base: str 
     made = model_info(config, architecture, recognise(folder, architecture, config), adapter=False)
     notes = (*quantisation_note(str(folder), config), *filter(None, [disagreement(config)]))
     return replace(made, base=base, notes=notes)
-
-
-def refuse_base(folder: Path, card: ModelInfo) -> None:
-    """Refuse a base model that nothing reads: it is for adapters, and for losses with a reference model."""
-    if card.base is not None and not card.adapter and not card.task.refers:
-        raise RunError(f"{folder} is a complete model, and --base (base=) is for adapters: leave it out")
 
 
 def load_model(
@@ -113,7 +112,7 @@ def load_model(
             f"{first_line(error)}: the weights are damaged, or do not match the architecture in config.json"
         )
         raise RunError(f"cannot load the model in {folder}: {problem}") from error
-    return card.placement.put(model).requires_grad_(requires_grad=False).eval()
+    return place(model, card.placement).requires_grad_(requires_grad=False).eval()
 
 
 def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
@@ -127,7 +126,7 @@ def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = Fals
                 f"cannot load the reference model {name}: {first_line(error)}: name its folder with --base (base=)"
             ) from error
         require_whole(folder, report.missing)
-        return card.placement.put(model).requires_grad_(requires_grad=False).eval()
+        return place(model, card.placement).requires_grad_(requires_grad=False).eval()
     own = read_model_info(folder, trust_remote_code=trust_remote_code)
     return load_model(folder, replace(own, placement=card.placement))
 
@@ -135,15 +134,17 @@ def load_reference(name: str, card: ModelInfo, *, trust_remote_code: bool = Fals
 def load_base(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False, bases: SharedBases) -> torch.nn.Module:
     """Load the base model of an adapter, as it was before the adapter was trained."""
     base = base_of(folder, card.base)
-    model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
+    model, missing = bases.copy(
+        (base, outputs_of(card.task)), lambda: _load_base(folder, base, card, trust_remote_code)
+    )
     require_whole(folder, list(missing))
     rows = int(cast("Any", model).get_input_embeddings().weight.shape[0])
-    if rows != getattr(_config(base.name, trust_remote_code, **base.options), "vocab_size", rows):
+    if rows != getattr(read_config(base.name, trust_remote_code, **base.options), "vocab_size", rows):
         raise RunError(
             f"the adapter in {folder} was trained with tokens that {base.name} lacks, and their rows before training "
             "are not known: give the columns ref_chosen_logps and ref_rejected_logps"
         )
-    return card.placement.put(model).eval()
+    return place(model, card.placement).eval()
 
 
 def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
@@ -153,7 +154,7 @@ def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = Fals
             f"the run in {folder} is a PEFT adapter, which starts from its base model: name that with --initial"
         )
     quiet()
-    config = _config(str(folder), trust_remote_code)
+    config = read_config(str(folder), trust_remote_code)
     made = _loader(card.task).from_config(config, trust_remote_code=trust_remote_code)
     return cast("torch.nn.Module", made).float()
 
@@ -161,7 +162,7 @@ def fresh_model(folder: Path, card: ModelInfo, *, trust_remote_code: bool = Fals
 def starting_model(name: str, folder: Path, card: ModelInfo, *, trust_remote_code: bool = False) -> torch.nn.Module:
     """Load the pretrained model of a run; missing weights (a head) are drawn from torch's current random state."""
     quiet()
-    options: dict[str, Any] = {"config": _config(str(folder), trust_remote_code), "ignore_mismatched_sizes": True}
+    options: dict[str, Any] = {"config": read_config(str(folder), trust_remote_code), "ignore_mismatched_sizes": True}
     try:
         model, _ = _loaded(name, card.task, trust_remote_code, **options)
     except Exception as error:  # the loaders of models may raise anything
@@ -180,14 +181,6 @@ def untrained_adapter(name: str, folder: Path, card: ModelInfo, *, trust_remote_
         warnings.simplefilter("ignore")  # matters between peft and transformers
         settings = peft_library().PeftConfig.from_pretrained(str(adapter_home(folder) or folder))
         settings.inference_mode = False
-        return cast("torch.nn.Module", peft_library().get_peft_model(model, settings))
-
-
-def lora(model: torch.nn.Module, rank: int) -> torch.nn.Module:
-    """Add a LoRA adapter to every linear layer of a model, drawn from torch's current random state."""
-    settings = peft_library().LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # matters between peft and transformers
         return cast("torch.nn.Module", peft_library().get_peft_model(model, settings))
 
 
@@ -234,7 +227,8 @@ def _check_own(folder: Path, trust_remote_code: bool) -> None:
         refuse_code(path, trust_remote_code)
 
 
-def _config(name: str, trust_remote_code: bool, **options: Any) -> Any:
+def read_config(name: str, trust_remote_code: bool, **options: Any) -> Any:
+    """Read a configuration of a folder, or of a name on a hub, after checks of its files."""
     _check_own(Path(name), trust_remote_code)
     if Path(name).is_dir() and not (Path(name) / CONFIG_FILE).is_file():
         raise RunError(
@@ -257,17 +251,21 @@ def _config(name: str, trust_remote_code: bool, **options: Any) -> Any:
 
 def _load_plain(folder: Path, card: ModelInfo, trust_remote_code: bool) -> torch.nn.Module:
     _check_size(folder, card.task, trust_remote_code)
-    model, report = _loaded(str(folder), card.task, trust_remote_code, dtype=card.placement.precision)
+    model, report = _loaded(str(folder), card.task, trust_remote_code, **_placed(card))
     refuse_compiled(folder, report.unused)
     require_whole(folder, report.missing)
     require_used(folder, model, report.unused)
-    _require_class(folder, model, card.architecture)
+    require_class(folder, model, card.architecture, exists=hasattr(transformers, card.architecture))
     return model
 
 
 def without_weights(folder: Path, task: Task, *, trust_remote_code: bool = False) -> torch.nn.Module | None:
     """A model of a checkpoint's architecture that has no memory for its weights; None if it cannot be created."""
-    config = _config(str(folder), trust_remote_code)
+    return shapes_of_config(read_config(str(folder), trust_remote_code), task, trust_remote_code=trust_remote_code)
+
+
+def shapes_of_config(config: Any, task: Task, *, trust_remote_code: bool) -> torch.nn.Module | None:
+    """A model that has no memory for its weights; None if it cannot be created."""
     with torch.device("meta"):
         try:
             made: Any = _loader(task).from_config(config, trust_remote_code=trust_remote_code)
@@ -296,7 +294,7 @@ def _loader(task: Task) -> Any:
 
 def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> tuple[torch.nn.Module, LoadReport]:
     """Load a model from safetensors only; quantised weights as plain ones of the same values."""
-    if quantisation(options.get("config") or _config(name, trust_remote_code, **_of_hub(options))) is not None:
+    if quantisation(options.get("config") or read_config(name, trust_remote_code, **_of_hub(options))) is not None:
         options["device_map"] = "cpu"
     with without_network(_where(name)["local_files_only"]):
         model, report = _loader(task).from_pretrained(
@@ -307,7 +305,13 @@ def _loaded(name: str, task: Task, trust_remote_code: bool, **options: Any) -> t
             **{"dtype": torch.float32} | _where(name) | options,
         )
     missing, unused = (sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys"))
-    return dequantised(cast("torch.nn.Module", model)), LoadReport(missing, unused)
+    return dequantised(without_hooks(cast("torch.nn.Module", model))), LoadReport(missing, unused)
+
+
+def _placed(card: ModelInfo) -> dict[str, Any]:
+    """The precision of a load, and the devices of a model that is split while it is loaded."""
+    modules = card.placement.device_map
+    return {"dtype": card.placement.precision} | ({} if modules is None else {"device_map": dict(cast("Any", modules))})
 
 
 def _of_hub(options: dict[str, Any]) -> dict[str, Any]:
@@ -317,22 +321,6 @@ def _of_hub(options: dict[str, Any]) -> dict[str, Any]:
 def _where(name: str) -> dict[str, Any]:
     """Only a name that the user gave may be fetched from a hub."""
     return {"local_files_only": isinstance(name, StoredName) or Path(name).is_dir()}
-
-
-def _require_class(folder: Path, model: torch.nn.Module, architecture: str) -> None:
-    """Require the class that was trained; another class with similar weights may compute something else."""
-    made = type(model).__name__
-    if made != architecture and hasattr(transformers, architecture) and architecture not in _OLD_NAMES:
-        raise RunError(
-            f"{folder / CONFIG_FILE} names {architecture} in architectures, and its model_type makes {made}: they "
-            "contradict each other, and another model than the trained one would be explained; restore the file"
-        )
-    if made != architecture and architecture not in _OLD_NAMES:
-        raise RunError(
-            f"{folder / CONFIG_FILE} names {architecture}, which transformers does not have: {made} "
-            "would be explained instead; if the class has custom code, name it in auto_map of config.json and allow "
-            "it with --trust-remote-code"
-        )
 
 
 def _adapter_card(folder: Path, trust_remote_code: bool, named: str | None) -> ModelInfo:
@@ -351,7 +339,7 @@ def _adapter_card(folder: Path, trust_remote_code: bool, named: str | None) -> M
 
 def _base_config(folder: Path, base: Base, trust_remote_code: bool) -> Any:
     try:
-        return _config(base.name, trust_remote_code, **base.options)
+        return read_config(base.name, trust_remote_code, **base.options)
     except RunError as error:
         if Path(base.name).is_dir() or "custom code" in str(error):
             raise
@@ -364,8 +352,8 @@ def _base_config(folder: Path, base: Base, trust_remote_code: bool) -> Any:
 def _load_base(folder: Path, base: Base, card: ModelInfo, trust_remote_code: bool) -> LoadedBase:
     if Path(base.name).is_dir():
         require_weights(Path(base.name), "the complete base model of the adapter is needed")
-    width: dict[str, Any] = {"num_labels": count} if (count := _width(card.task)) else {}
-    options = {"dtype": card.placement.precision, **width, **base.options}
+    width: dict[str, Any] = {"num_labels": count} if (count := outputs_of(card.task)) else {}
+    options = {**_placed(card), **width, **base.options}
     model, report = _loaded(base.name, card.task, trust_remote_code, **options)
     rows = resized_rows(folder, adapter_settings(folder), model, base.name)
     if rows is not None:
@@ -373,7 +361,7 @@ def _load_base(folder: Path, base: Base, card: ModelInfo, trust_remote_code: boo
     return LoadedBase(model, report.missing)
 
 
-def _width(task: Task) -> int:
+def outputs_of(task: Task) -> int:
     """Outputs of the head; 0 for a vocabulary."""
     return task.outputs or len(task.labels)
 
@@ -381,7 +369,9 @@ def _width(task: Task) -> int:
 def _load_adapter(folder: Path, card: ModelInfo, trust_remote_code: bool, bases: SharedBases) -> torch.nn.Module:
     base, home, settings = base_of(folder, card.base), adapter_home(folder) or folder, adapter_settings(folder)
     refuse_sizes(folder, settings)
-    model, missing = bases.copy((base, _width(card.task)), lambda: _load_base(folder, base, card, trust_remote_code))
+    model, missing = bases.copy(
+        (base, outputs_of(card.task)), lambda: _load_base(folder, base, card, trust_remote_code)
+    )
     carried = adapter_weights(folder).names
     require_whole(folder, [name for name in missing if not any(one.endswith(f".{name}") for one in carried)])
     if (problem := misfit(folder, base.name, model)) is not None:

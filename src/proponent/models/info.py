@@ -1,8 +1,10 @@
 """Facts from a model's configuration: task head, labels, limits."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
+from proponent.errors import RunError
 from proponent.models.padding import multiple_of
 from proponent.models.placement import HERE, Placement
 from proponent.models.tasks import Task
@@ -58,3 +60,9 @@ def positions(config: Any) -> int | None:
     if config.model_type in _OFFSET_POSITIONS:
         return int(rows) - int(config.pad_token_id or 0) - 1
     return int(rows)
+
+
+def refuse_base(folder: Path, card: ModelInfo) -> None:
+    """Refuse a base model that nothing reads: it is for adapters, and for losses with a reference model."""
+    if card.base is not None and not card.adapter and not card.task.refers:
+        raise RunError(f"{folder} is a complete model, and --base (base=) is for adapters: leave it out")

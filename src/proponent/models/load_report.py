@@ -7,8 +7,11 @@ from typing import NamedTuple, cast
 from torch import nn
 
 from proponent.errors import DamagedError, RunError
-from proponent.models.weights import weight_files
+from proponent.models.weights import CONFIG_FILE, weight_files
 from proponent.tensors import TensorSlices
+
+_OLD_NAMES = frozenset({"T5WithLMHeadModel"})
+"""Classes of earlier versions of transformers that have another name now."""
 
 
 class LoadReport(NamedTuple):
@@ -44,6 +47,22 @@ def require_used(folder: Path, model: nn.Module, unused: list[str]) -> None:
             f"the weights in {folder} contain {unused[0]}{more}, which {type(model).__name__} does not use: the "
             "trained model differs from the model that would be explained; if its class has custom code, name it in "
             "auto_map of config.json and allow it with --trust-remote-code"
+        )
+
+
+def require_class(folder: Path, model: nn.Module, architecture: str, *, exists: bool) -> None:
+    """Require the class that was trained; another class with similar weights may compute something else."""
+    made = type(model).__name__
+    if made != architecture and exists and architecture not in _OLD_NAMES:
+        raise RunError(
+            f"{folder / CONFIG_FILE} names {architecture} in architectures, and its model_type makes {made}: they "
+            "contradict each other, and another model than the trained one would be explained; restore the file"
+        )
+    if made != architecture and architecture not in _OLD_NAMES:
+        raise RunError(
+            f"{folder / CONFIG_FILE} names {architecture}, which transformers does not have: {made} "
+            "would be explained instead; if the class has custom code, name it in auto_map of config.json and allow "
+            "it with --trust-remote-code"
         )
 
 

@@ -19,16 +19,22 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 """Precision of a model's weights and passes."""
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+Modules = tuple[tuple[str, str], ...]
+"""Modules of a model with the device of each; a module inside of another goes with the closest that is named."""
+
 KINDS = ("auto", "cpu", "cuda", "mps")
 _HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The device and the precision of a model."""
+    """The device and the precision of a model, or the devices that it is split over."""
 
-    device: str = "cpu"  # as torch names it: cpu, cuda:0, mps
+    device: str = "cpu"  # as torch names it: cpu, cuda:0, mps; of a split model, that of its word embedding
     dtype: Dtype = "float32"
+    # a rule that splits the model, or the device of every module; None on one device. A run's own has no rule
+    device_map: str | Modules | None = None
+    max_memory: tuple[tuple[str, int], ...] = ()  # of a rule, the most bytes of weights per GPU
 
     @classmethod
     def of(cls, device: str = "auto", dtype: str = "float32") -> "Placement":
@@ -54,9 +60,28 @@ class Placement:
         return getattr(torch, self.dtype)
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that hold weights, that of batches first."""
+        named = () if self.device_map is None or isinstance(self.device_map, str) else self.device_map
+        return tuple(dict.fromkeys([self.device, *sorted({at for _, at in named})]))
+
+    @property
+    def split(self) -> bool:
+        """Whether weights are on several devices."""
+        return len(self.devices) > 1
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of `Run.from_pretrained` that give this placement."""
+        if self.device_map is None:
+            return {"device": self.device, "dtype": self.dtype}
+        limits = {"max_memory": self.max_memory} if self.max_memory else {}
+        return {"device_map": self.device_map, "dtype": self.dtype, **limits}
+
+    @property
     def plain(self) -> bool:
         """Whether results are those of the CPU in 32 bits."""
-        return self.device == "cpu" and self.dtype == "float32"
+        return self.devices == ("cpu",) and self.dtype == "float32"
 
     @property
     def batch_size(self) -> int:
@@ -66,7 +91,7 @@ class Placement:
     @property
     def name(self) -> str:
         """The placement in words."""
-        return f"{device_name(self.device)}, {self.dtype}"
+        return f"{', '.join(map(device_name, self.devices))}, {self.dtype}"
 
     def put(self, model: nn.Module) -> nn.Module:
         """Move a model there, in its precision.
@@ -78,21 +103,44 @@ class Placement:
             The same model.
 
         Raises:
-            InputError: the device has no room for it.
+            InputError: the device has no room for it, or the model of the run is split over several.
         """
+        refuse_split(self, "what trains or changes a model")
         try:
-            return _cast(model, self).to(self.device)
+            return self.cast(model).to(self.device)
         except torch.OutOfMemoryError as error:
-            size = sum(one.nbytes for one in model.parameters())
-            shown = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-            raise InputError(
-                f"{device_name(self.device)} has no room for the model of {shown}: free its memory, take "
-                "--dtype bfloat16 (dtype=), or run on the CPU with --device cpu (device=)"
-            ) from error
+            raise InputError(no_room(device_name(self.device), model)) from error
+
+    def cast(self, model: nn.Module) -> nn.Module:
+        """Change a model's precision where it is."""
+        return _cast(model, self)
 
 
 HERE = Placement()
 """The CPU in 32 bits."""
+
+
+def refuse_split(placement: Placement, what: str) -> None:
+    """Refuse a model that is split over devices for what needs it on one; `what` begins the message."""
+    if placement.split:
+        raise InputError(
+            f"{what} needs the model on one device, and --device-map (device_map=) splits it over "
+            f"{', '.join(placement.devices)}: give --device in its place, or a smaller --dtype"
+        )
+
+
+def no_room(where: str, model: nn.Module) -> str:
+    """The message for devices that have no memory for a model."""
+    size = sum(one.nbytes for one in model.parameters())
+    return (
+        f"{where} has no room for the model of {shown_bytes(size)}: free its memory, take --dtype bfloat16 (dtype=), "
+        "split it over several GPUs with --device-map auto (device_map=), or run on the CPU with --device cpu (device=)"
+    )
+
+
+def shown_bytes(size: int) -> str:
+    """Bytes in words."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _cast(model: nn.Module, placement: Placement) -> nn.Module:
@@ -144,6 +192,16 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
+
+
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """The devices of a model's weights, that of its word embedding first."""
+    return list(dict.fromkeys([device_of(model), *(one.device for one in model.parameters())]))
+
+
+def beside(tensor: Tensor, other: Tensor) -> Tensor:
+    """A tensor where another one is: the layers of a split model are on several devices."""
+    return tensor.to(other.device)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,6 +1,5 @@
 """Run: a training run with its checkpoints, learning rates, tokenizer and task head."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from proponent.errors import RunError
 from proponent.models.adapters import base_of
 from proponent.models.best import kept
 from proponent.models.checkpoints import MOMENTS_FILE, RECORD_FILE, Checkpoint, discover, members_of
+from proponent.models.device_map import GivenMap, GivenMemory, placed
 from proponent.models.encoding import Encoder
 from proponent.models.former import RUN_FILE, former_note
 from proponent.models.frozen import parts_of
@@ -24,8 +24,8 @@ from proponent.models.huggingface import (
     load_reference,
     load_tokenizer,
     read_model_info,
-    refuse_base,
 )
+from proponent.models.info import refuse_base
 from proponent.models.joined_runs import check_alike, note_of, numbered, refuse_twice
 from proponent.models.judged_rows import JudgedSource
 from proponent.models.masking import ONE_DRAW, Masks
@@ -35,6 +35,7 @@ from proponent.models.padding import Padding
 from proponent.models.placement import Placement
 from proponent.models.run_files import StoredName, reading_run
 from proponent.models.run_record import unfinished_note
+from proponent.models.shapes import settled_card
 from proponent.models.shared_base import SharedBases
 from proponent.models.tasks import Task, trained_task
 from proponent.models.tokenizer_files import (
@@ -47,7 +48,7 @@ from proponent.models.tokenizer_files import (
 )
 from proponent.models.trained_parts import Trained, note_trained
 from proponent.models.training_trace import FOLDER
-from proponent.models.weights import weights_fingerprint
+from proponent.models.weights import loss_fingerprints, weights_fingerprint
 from proponent.types import Counting, Label
 
 MOST_TOKENS = 512
@@ -96,6 +97,8 @@ class Run:
         trust_remote_code: bool = False,
         device: str = "auto",
         dtype: str = "float32",
+        device_map: GivenMap | None = None,
+        max_memory: GivenMemory | None = None,
     ) -> "Run":
         """Open a training run.
 
@@ -107,18 +110,21 @@ class Run:
             trust_remote_code: allow code that comes with the model.
             device: where its models run: cpu, cuda, cuda:N or mps; auto takes the first CUDA device, else the CPU.
             dtype: precision of weights and passes: float32, bfloat16 or float16.
+            device_map: splits models in place of `device`: a rule of accelerate's, modules and devices, or a JSON file.
+            max_memory: of a rule, the most bytes of weights per GPU: a number, "20GiB", or a dict by GPU.
 
         Returns:
             The run; weights are loaded when needed.
 
         Raises:
             RunError: the folder is not a usable run; the message says what is missing and where.
-            InputError: there is no such device or precision; the message lists those that exist.
+            InputError: there is no such device, precision or module, or no room (MissingExtraError: no accelerate).
         """
-        folder, placement = Path(path), Placement.of(device, dtype)
+        folder, placement = Path(path), placed(device, dtype, device_map, max_memory)
         members = members_of(folder)
         if members:
             how: dict[str, Any] = {"tokenizer": tokenizer, "base": base, "trust_remote_code": trust_remote_code}
+            how |= {"device_map": device_map, "max_memory": max_memory}
             runs = [cls.from_pretrained(one, device=device, dtype=dtype, **how) for one in members]
             return replace(cls.join(runs), path=folder, joined=())
         with reading_run(folder):
@@ -154,7 +160,7 @@ class Run:
         named = None if tokenizer is None else str(tokenizer)
         records = former_note(folder, [one.path for one in saved], RECORDS)
         notes = (*records, *unfinished_note(folder), *found.notes, *card.notes)
-        card = replace(card, placement=placement)
+        card = settled_card(last, replace(card, placement=placement), trust_remote_code=trust_remote_code)
         made = cls(folder, checkpoints, card, loaded, home, named, trust_remote_code, later=found.later, notes=notes)
         if made.lacks_pad and card.task.pairing is not None:
             raise RunError(
@@ -218,13 +224,12 @@ class Run:
         """SHA-256 of the content: "tokenizer", and "weights step N" for every checkpoint; "dtype" if not float32."""
         weights = {f"weights {one.id}": weights_fingerprint(one.path, self.info.base) for one in self.saved}
         precision = {} if self.placement.dtype == "float32" else {"dtype": self.placement.dtype}
-        return {"tokenizer": self.tokenizer_fingerprint()} | weights | self._loss_fingerprints() | precision
-
-    def _loss_fingerprints(self) -> dict[str, str]:
-        """What the loss of pairs depends on beside the weights: its settings, and a reference model on disk."""
-        found = {"loss": hashlib.sha256(self.task.settings.encode()).hexdigest()} if self.task.settings else {}
-        home = None if self.task.reference is None or self.info.adapter else Path(self.task.reference)
-        return found | ({"reference": weights_fingerprint(home)} if home is not None and home.is_dir() else {})
+        return (
+            {"tokenizer": self.tokenizer_fingerprint()}
+            | weights
+            | loss_fingerprints(self.task, adapter=self.info.adapter)
+            | precision
+        )
 
     @cached_property
     def trained(self) -> Trained | None:

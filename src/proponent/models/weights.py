@@ -2,10 +2,13 @@
 
 import hashlib
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from proponent.errors import RunError
 from proponent.models.run_files import DOOR, MOST_WEIGHTS, StoredName, home_of, read_settings, require_inside
+
+if TYPE_CHECKING:
+    from proponent.models.tasks import Task
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -159,3 +162,10 @@ def _no_weights(folder: Path, way_out: str) -> str:
         )
     held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
     return f"no weights in {folder} (it contains: {held}): {way_out}"
+
+
+def loss_fingerprints(task: "Task", *, adapter: bool) -> dict[str, str]:
+    """What the loss of pairs depends on beside the weights: its settings, and a reference model on disk."""
+    found = {"loss": hashlib.sha256(task.settings.encode()).hexdigest()} if task.settings else {}
+    home = None if task.reference is None or adapter else Path(task.reference)
+    return found | ({"reference": weights_fingerprint(home)} if home is not None and home.is_dir() else {})

@@ -19,7 +19,7 @@ from proponent.gradients.layer_rules import Block, Left, OneHot
 from proponent.gradients.projection import WIDEST
 from proponent.method import Gradients
 from proponent.method_parts import Projection
-from proponent.models.placement import host
+from proponent.models.placement import beside, host
 from proponent.preconditioners import base
 from proponent.preconditioners.base import BuildOptions, Cost, FitFacts, ModelFacts, Pass, counted
 from proponent.preconditioners.batches import Arrays, Batch, Computer, LayerShape, Parts, Sums, TextBatch
@@ -53,11 +53,14 @@ class Fitter(base.Fitter):
         here = next((one.right.device for one in found.values()), None)
         weights = torch.ones(batch.count, dtype=torch.float64, device=here)
         if self.method.scales_train and found:
-            squares = torch.stack([one.squares() for one in found.values()]).sum(0)
+            squares = torch.stack([beside(one.squares(), weights) for one in found.values()]).sum(0)
             weights = torch.where(torch.isfinite(squares) & (squares > 0), 1.0 / squares, 0.0)
         for layer in group:
             for side, _, _ in _looked_for(layer) if layer.name in found else ():
-                yield f"outer.{layer.at}.{side}", host(found[layer.name].outer(side, weights))
+                yield (
+                    f"outer.{layer.at}.{side}",
+                    host(found[layer.name].outer(side, beside(weights, found[layer.name].right))),
+                )
 
     def reduce(self, this: Pass, sums: Sums, known: Arrays, group: Sequence[LayerShape]) -> Arrays:
         """The directions of both sides, and the share of the squared norm that they retain."""

@@ -175,7 +175,7 @@ def train_one_by_one(examples: Examples, out: str | Path, training: Training, ho
     with whole_or_gone(folder):
         save_model(folder / INITIAL, model, tokenizer)
         write_bytes(folder / RUN_FILE, json.dumps(_record(training, how) | {"finished": False}).encode())
-        run = Run.from_pretrained(folder / INITIAL, **asdict(training.placement))
+        run = Run.from_pretrained(folder / INITIAL, **training.placement.options)
         length = min(training.max_length, run.most_tokens or training.max_length)
         loop = _loop(run, examples, (), _settings(training, how), how.negatives, length)
         if isinstance(loop, FactLoop):

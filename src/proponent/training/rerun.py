@@ -35,7 +35,7 @@ from proponent.models.example_weights import refuse_missing_weights
 from proponent.models.former import RUN_FILE, recorded
 from proponent.models.huggingface import fresh_model, starting_model, untrained_adapter
 from proponent.models.optimizer_moments import second_moments
-from proponent.models.placement import device_of, host
+from proponent.models.placement import device_of, host, refuse_split
 from proponent.models.run_files import StoredName, read_settings, reading_run
 from proponent.models.run_record import FRESH, drawn, run_record, spread
 from proponent.models.saving import save_model
@@ -108,7 +108,7 @@ class RunProblem:
                 "float32 (dtype=)"
             )
         cast("Any", torch).manual_seed(seed)
-        place = replace(self.run.placement, dtype="float32")
+        refuse_split(place := replace(self.run.placement, dtype="float32"), "retraining")
         card, last, trusted = self.run.info, self.run.checkpoints[-1].path, self.run.trust_remote_code
         if self.initial == FRESH:
             model = fresh_model(last, card, trust_remote_code=trusted)
@@ -379,7 +379,7 @@ def write_run(
             write_bytes(folder / RUN_FILE, json.dumps(_counted_as(problem, problem.counting)).encode())
         write_bytes(done, json.dumps({"identity": loop.identity, "seed": seed}).encode())
     run = problem.run
-    return Run.from_pretrained(folder, trust_remote_code=run.trust_remote_code, **asdict(run.placement))
+    return Run.from_pretrained(folder, trust_remote_code=run.trust_remote_code, **run.placement.options)
 
 
 def _counted_as(problem: RunProblem, counting: Counting) -> dict[str, Any]:

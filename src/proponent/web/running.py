@@ -31,6 +31,8 @@ OPTIONS = {
     "trust_remote_code": False,
     "device": "auto",
     "dtype": None,
+    "device_map": None,
+    "max_memory": None,
 }
 """Options of `proponent.open` that both commands have, with their defaults."""
 
