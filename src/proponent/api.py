@@ -124,16 +124,21 @@ def build(
         columns={one.name: getattr(columns, one.name) for one in fields(columns)},
     )
     options.check()
-    if method is None:
-        method, reason = default_method(one, steps, second_moment)
-        if not quiet:
-            options.say(reason)
+    method = _default(one, options) if method is None else method
     wanted = stored_method(method, **(given := {**(set or {}), **changes}))
     examples = read(data, columns=columns, split=split, allow_empty=allow_empty)
     wanted = summed(wanted, one, examples.layout) if isinstance(method, str) and "loss" not in given else wanted
     ahead = in_parts(engine_of(workers, engine, gpu=one.placement.device.startswith("cuda")), workers, options)
     build_index(one, examples, Path(out), wanted, options, ahead)
     return _opened(Path(out), one, partial=shard is not None)
+
+
+def _default(run: Run, options: Options) -> str:
+    """The best measured method that a run allows; says why."""
+    method, reason = default_method(run, options.steps, options.second_moment)
+    if not options.quiet:
+        options.say(reason)
+    return method
 
 
 def _opened(out: Path, run: Run, *, partial: bool) -> Index:
