@@ -135,11 +135,11 @@ def build(
 
 
 def _default(run: Run, options: Options) -> str:
-    """The default method of a run, which is said."""
-    found = default_method(run, options.steps, options.second_moment)
+    """The best measured method that a run allows; says why."""
+    method, reason = default_method(run, options.steps, options.second_moment)
     if not options.quiet:
-        options.say(found.reason)
-    return found.method
+        options.say(reason)
+    return method
 
 
 def _opened(out: str | Path, run: Run, *, partial: bool) -> Index:
