@@ -106,7 +106,7 @@ def build(
     """
     _check_types(out, columns, steps, set)
     columns, how = columns or Columns(), {"device": device, "dtype": dtype, "device_map": device_map}
-    one = _one(run, {name: value for name, value in (how | {"max_memory": max_memory}).items() if value is not None})
+    one = _one(run, how | {"max_memory": max_memory})
     options = Options(
         max_length=max_length,
         batch_size=_batch_size(one, plan_folder(out)) if batch_size is None else batch_size,
@@ -224,7 +224,8 @@ def _batch_size(run: Run, folder: Path) -> int:
     return planned_batch_size(folder) or run.placement.batch_size
 
 
-def _one(run: Run | str | Path | Sequence[Run | str | Path], placed: dict[str, Any]) -> Run:
+def _one(run: Run | str | Path | Sequence[Run | str | Path], given: dict[str, Any]) -> Run:
+    placed = {name: value for name, value in given.items() if value is not None}
     if isinstance(run, str | Path):
         return Run.from_pretrained(run, **placed)
     if isinstance(run, Run):
