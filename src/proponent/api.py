@@ -105,8 +105,7 @@ def build(
         DiskFullError: no space left; the same call resumes.
     """
     _check_types(out, columns, steps, set)
-    columns, how = columns or Columns(), {"device": device, "dtype": dtype, "device_map": device_map}
-    one = _one(run, how | {"max_memory": max_memory})
+    columns, one = columns or Columns(), _one(run, device, dtype, device_map, max_memory)
     options = Options(
         max_length=max_length,
         batch_size=_batch_size(one, plan_folder(out)) if batch_size is None else batch_size,
@@ -224,8 +223,9 @@ def _batch_size(run: Run, folder: Path) -> int:
     return planned_batch_size(folder) or run.placement.batch_size
 
 
-def _one(run: Run | str | Path | Sequence[Run | str | Path], given: dict[str, Any]) -> Run:
-    placed = {name: value for name, value in given.items() if value is not None}
+def _one(run: Run | str | Path | Sequence[Run | str | Path], *given: object) -> Run:
+    names = ("device", "dtype", "device_map", "max_memory")
+    placed: dict[str, Any] = {name: value for name, value in zip(names, given, strict=True) if value is not None}
     if isinstance(run, str | Path):
         return Run.from_pretrained(run, **placed)
     if isinstance(run, Run):
@@ -236,5 +236,5 @@ def _one(run: Run | str | Path | Sequence[Run | str | Path], given: dict[str, An
         raise InputError(f"run is {run!r}: give a folder, a proponent.Run, or a list of them")
     if not run:
         raise InputError("no run was given: name at least one")
-    runs = [_one(part, placed) for part in run]
+    runs = [_one(part, *given) for part in run]
     return runs[0] if len(runs) == 1 else Run.join(runs)
