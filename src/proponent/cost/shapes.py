@@ -208,8 +208,7 @@ def _pass(model: nn.Module, n: int, t: int, blocks: tuple[Block, ...]) -> None:
 
 
 def _gradients(total: Tensor, leaves: Sequence[Any], slopes: Tensor | None) -> tuple[Tensor | None, ...]:
-    found: Any = torch.autograd.grad(total, cast("Any", leaves), slopes, allow_unused=True)
-    return cast("tuple[Tensor | None, ...]", found)
+    return cast("Any", torch.autograd).grad(total, leaves, slopes, allow_unused=True)
 
 
 def _in_blocks(head: nn.Module, hidden: Tensor) -> Tensor:
