@@ -1,7 +1,7 @@
 """Whatever trains, replays or moves weights does so on a pretended CUDA device as on the CPU."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -360,7 +360,7 @@ def test_what_moves_weights_has_32_bits(news: tiny.Tiny):
     run = opened(news.run)
     assert in_32_bits(run) is run
     half = opened(news.run, dtype="bfloat16")
-    assert asdict(in_32_bits(half).placement) == {"device": "cpu", "dtype": "float32"}
+    assert in_32_bits(half).placement == Placement("cpu", "float32")
     exact = run.load(run.checkpoints[-1]).state_dict()
     found = in_32_bits(half).load(half.checkpoints[-1]).state_dict()
     assert all(torch.equal(one, found[name]) for name, one in exact.items())
