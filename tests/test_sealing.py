@@ -1,6 +1,7 @@
 """The process that seals an index of many workers: what is changed, missing or done twice is found and named."""
 
 import shutil
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import proponent
-from proponent.errors import DamagedError, ProponentError
+from proponent.errors import DamagedError, MismatchError, ProponentError
 from proponent.store import Store, verify
 from proponent.store.files import NOTE, note_of
 from runs import OTHERS
@@ -111,3 +112,15 @@ def test_two_processes_that_seal_at_once_make_one_seal(
             both = [pool.submit(_together, bert_run, folder, mine) for mine in range(2)]
             assert {one.result(timeout=300) for one in both} == {alone["tracin-we"]}
             assert not list(folder.rglob(f"*{NOTE}"))
+
+
+def test_a_worker_of_another_version_is_refused(
+    bert_run: Path, unfinished: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version may compute other numbers; its part is not mixed with those that are there."""
+    method, folder = unfinished
+    before = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+    monkeypatch.setattr(sys.modules["proponent.index.build"], "__version__", "9.9.9")
+    with pytest.raises(MismatchError, match=r"proponent is 0\.1\.0, not 9\.9\.9.*choose another --out"):
+        part(bert_run, folder, 1, method)
+    assert {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()} == before
