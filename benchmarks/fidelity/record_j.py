@@ -52,7 +52,7 @@ METHODS = (
     "grad-cos-mid", "grad-cos", "tracin-all", "tracin-sec", "tracin-last", "influence-last", "representer", "datainf",
     "ekfac", "trackstar", "tracin-we", "tracin-we-adam-unit", "tracin-we-idf",
 )  # fmt: skip
-DELETED = ("grad-cos", "tracin-last")
+DELETED = ("grad-cos-mid", "tracin-last")
 
 
 def trained(args: argparse.Namespace, name: str) -> Path:
