@@ -84,7 +84,9 @@ def joinable(store: Store, others: Sequence[Path]) -> list[Store]:
 def _shared_ids(stores: Sequence[Store], other: Store) -> list[str]:
     """Ids that an index shares with others; of all ids only hashes are in memory."""
     hashes = [hashed_ids(segment) for one in stores for segment in one.segments]
-    known = np.unique(np.concatenate([one for one in hashes if one is not None]))
+    known = np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *(one for one in hashes if one is not None)]))
+    if not len(known):
+        return []
     maybe: set[str] = set()
     for segment in other.segments:
         own = hashed_ids(segment)
