@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-from proponent.errors import BucketError, InputError, MissingExtraError
+from proponent.errors import BucketError, DamagedError, InputError, MissingExtraError
 from proponent.plain_text import visible
 
 SINGLE = 64 * 2**20
@@ -45,7 +45,8 @@ def url_of(place: str | Path) -> str | None:
         return None
     scheme, rest = found.groups()
     clean = f"{scheme}://{'/' if scheme == 'file' else ''}{rest.strip('/')}"
-    if re.search(r"[?#]", rest) or ("@" in rest.partition("/")[0] and not scheme.startswith("abfs")):
+    users = rest.replace("@", "", 1) if re.match(r"[^/@:]+@[^/@]+", rest) and scheme.startswith("abfs") else rest
+    if re.search(r"[?#]", rest) or "@" in users:
         raise InputError(
             f"{without_secrets(clean)}: credentials and parameters do not belong in the address of an index: give them "
             "in the environment, as the tools of the store read them (docs/buckets.md)"
@@ -57,10 +58,11 @@ def url_of(place: str | Path) -> str | None:
 
 def without_secrets(url: str) -> str:
     """A url without what may be secret: user, password, parameters."""
-    bare = re.split(r"[?#]", url, maxsplit=1)[0]
-    scheme, mark, rest = bare.partition("://")
-    host, slash, path = rest.partition("/")
-    return visible(f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}" if mark else bare)
+    scheme, mark, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    if at and (":" in user or "/" not in user):  # a password may hold any character; hf://datasets/a/b@main has none
+        rest = host
+    return visible(re.split(r"[?#]", f"{scheme}{mark}{rest}" if mark else url, maxsplit=1)[0])
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,8 @@ class Bucket:
             raise
         except (*kinds, OSError, NotImplementedError) as error:
             raise _converted(place, error) from None
+        except ValueError as error:  # a name that no object has
+            raise DamagedError(f"{visible(place)} is no name of an object: build the index again") from error
 
 
 class _NoBucketError(Exception):

@@ -1,14 +1,14 @@
 """Builds and changes of an index in a bucket: made in a local folder, then put there by one conditional write."""
 
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from proponent import disk
 from proponent.buckets import Bucket, Held, url_of
 from proponent.errors import DamagedError, InputError, MismatchError
-from proponent.store.checksums import Checksums, sums_of
+from proponent.store.checksums import sums_of
 from proponent.store.door import DOOR, MOST_JSON
 from proponent.store.files import publish_bytes
 from proponent.store.layout import MANIFEST
@@ -161,25 +161,28 @@ def _put_change(bucket: Bucket, place: Path, before: Manifest, held: Held) -> No
     if after == before:
         return
     fresh = {name: sums for name, sums in after.files.items() if before.files.get(name) != sums}
+    made: list[str] = []
     for name, sums in fresh.items():
-        if bucket.create(name, place / name) is None and sums_of(bucket.chunks(name)) != sums:
+        if bucket.create(name, place / name) is not None:
+            made.append(name)
+        elif sums_of(bucket.chunks(name)) != sums:
             raise MismatchError(
                 f"{bucket.at(name)} is there already, with other contents: another process changes {bucket.url}, or "
                 "one was stopped in the middle: wait for it, or remove that object, and run the same command again"
             )
     if bucket.replace(MANIFEST, DOOR.read_bytes(place / MANIFEST, most=MOST_JSON), held) is None:
-        _give_way(bucket, place, fresh, after)
+        _give_way(bucket, place, made, after)
     gone = [name for name in before.files if name not in after.files]
     bucket.remove(gone)
 
 
-def _give_way(bucket: Bucket, place: Path, fresh: Mapping[str, Checksums], after: Manifest) -> None:
+def _give_way(bucket: Bucket, place: Path, made: Sequence[str], after: Manifest) -> None:
     """Another process was faster: its change counts, unless it is the same one."""
     found = bucket.read(MANIFEST, MOST_JSON)
     theirs = None if found is None else parse_manifest(place / MANIFEST, found[0])
     if theirs is not None and theirs.merkle_root == after.merkle_root:
         return
-    bucket.remove([name for name in fresh if theirs is None or name not in theirs.files])
+    bucket.remove([name for name in made if theirs is None or name not in theirs.files])
     disk.remove_tree(place)
     raise MismatchError(
         f"{bucket.url} was changed by another process meanwhile, and that change counts: run the same command again"

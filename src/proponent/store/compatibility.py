@@ -11,7 +11,7 @@ from proponent.errors import DataError, InputError, MismatchError
 from proponent.store.manifest import Plan, Source
 from proponent.store.reader import Store
 from proponent.store.refit import Refit
-from proponent.store.segment import Segment, hashed_ids
+from proponent.store.segment import Segment, hashed_ids, kept_ids
 
 _SHOWN = {
     "source fingerprint": "fingerprints data",
@@ -83,16 +83,14 @@ def joinable(store: Store, others: Sequence[Path]) -> list[Store]:
 
 def _shared_ids(stores: Sequence[Store], other: Store) -> list[str]:
     """Ids that an index shares with others; of all ids only hashes are in memory."""
-    hashes = [hashed_ids(segment) for one in stores for segment in one.segments]
-    known = np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *(one for one in hashes if one is not None)]))
+    known = np.unique(np.concatenate([hashed_ids(segment) for one in stores for segment in one.segments]))
     if not len(known):
         return []
     maybe: set[str] = set()
     for segment in other.segments:
         own = hashed_ids(segment)
-        if own is not None and len(own):
-            places = np.flatnonzero(known[np.searchsorted(known, own).clip(max=len(known) - 1)] == own)
-            maybe.update(_kept_ids(segment, places) if len(places) else ())
+        places = np.flatnonzero(known[np.searchsorted(known, own).clip(max=len(known) - 1)] == own)
+        maybe.update(_kept_ids(segment, places) if len(places) else ())
     if not maybe:
         return []
     return sorted(maybe & {one for store in stores for segment in store.segments for one in _kept_ids(segment)})
@@ -100,7 +98,7 @@ def _shared_ids(stores: Sequence[Store], other: Store) -> list[str]:
 
 def _kept_ids(segment: Segment, places: Int[np.ndarray, " m"] | None = None) -> list[str]:
     """Ids of the examples that are not deleted, or of some of them."""
-    ids = [one for one, kept in zip(segment.examples.column("id"), segment.kept.tolist(), strict=True) if kept]
+    ids = kept_ids(segment)
     return ids if places is None else [ids[place] for place in places.tolist()]
 
 

@@ -102,6 +102,7 @@ def _planned(stores: Sequence[Store], rows: int) -> list[MergedSegment]:
             groups[-1].append(segment)
         else:
             groups.append([segment])
+    groups = [group for group in groups if any(one.n > len(one.deleted) for one in group)]
     first = 1 + max(int(segment.name) for segment in store.segments)
     joined: list[MergedSegment] = []
     for group in groups:

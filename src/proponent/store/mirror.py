@@ -19,7 +19,7 @@ from proponent.errors import DamagedError, InputError
 from proponent.local_sockets import state_folder
 from proponent.locks import share, take_alone
 from proponent.shown_places import show_as
-from proponent.store.checksums import ChecksumBuilder, Checksums, sums_of_file
+from proponent.store.checksums import ChecksumBuilder, Checksums, sums_of, sums_of_file
 from proponent.store.door import DOOR, MOST_JSON
 from proponent.store.files import note_of
 from proponent.store.layout import MANIFEST, PLAN
@@ -121,6 +121,10 @@ class Mirror:
                 f"{self.bucket.at(self.name(path))} differs from what was written (its checksum differs): {WAY_OUT}"
             )
 
+    def sums(self, path: Path, _: Checksums) -> Checksums:
+        """Read a whole object and say what its checksums are; nothing is kept, since others may read its file here."""
+        return sums_of(self.bucket.chunks(self.name(path)))
+
     def download(self, path: Path, sums: Checksums) -> Checksums:
         """Read a whole object and say what its checksums are; it is kept if they are right."""
         fresh, builder, at = disk.temporary(path), ChecksumBuilder(), 0
@@ -150,7 +154,7 @@ class Home:
         self.key = hashlib.sha256(url.encode()).hexdigest()[:16]
         self.folder = cache_folder() / self.key
         name = "".join(one if one.isalnum() or one in "._-" else "-" for one in url.rsplit("/", 1)[-1])[:60]
-        self.name = name if name.strip(".") else "index"
+        self.name = f"{name.removesuffix('.index')}.index"  # never the name of another file beside it
 
     def place(self, kind: str) -> Path:
         """The folder of one state of the index."""
@@ -221,7 +225,7 @@ class Home:
         self._keep(folder)
         _publish(folder / PLAN, plan[0])
         there = self.bucket.names()
-        for name, sums in notes_in(self.bucket, there).items():
+        for name, sums in notes_in(self.bucket, there, hashlib.sha256(plan[0]).hexdigest()).items():
             if refuse_name(folder, name) is None:
                 _lay(folder / name, sums.size)
                 _publish(note_of(folder / name), sums.model_dump_json().encode())

@@ -9,7 +9,8 @@ from proponent.store.door import LINK
 def refuse_name(folder: Path, name: str) -> str | None:
     """Describe a problem with a file's name: it must be inside the index, and must not be a link to the outside."""
     parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts or "\\" in name or visible(name) != name:
+    odd = "/".join(parts) != name  # such as a//b, ./a or a/
+    if not parts or odd or Path(name).is_absolute() or ".." in parts or "\\" in name or visible(name) != name:
         return "is not a path inside the index"
     links = (folder.joinpath(*parts[: count + 1]) for count in range(len(parts)))
     try:

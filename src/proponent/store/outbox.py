@@ -12,15 +12,17 @@ from proponent import disk
 from proponent.buckets import Bucket
 from proponent.errors import DamagedError, MismatchError
 from proponent.shown_places import show_as
-from proponent.store.checksums import Checksums, sums_of
+from proponent.store.checksums import Checksums, has_blocks, sums_of, sums_of_file
 from proponent.store.door import DOOR, MOST_JSON
-from proponent.store.files import NOTE, finished, publish_bytes, walk, write_note
+from proponent.store.files import NOTE, finished, note_of, publish_bytes, walk, write_note
 from proponent.store.layout import MANIFEST, PLAN, Layout
 from proponent.store.leases import NAME
 from proponent.store.manifest import Manifest, Plan, parse_manifest, read_json
 from proponent.store.mirror import WORK, Home, Mirror, address_of
 from proponent.store.names import refuse_name
-from proponent.store.remote_files import notes_in, read_note
+from proponent.store.remote_files import note_text, notes_in, read_note
+
+AGAIN = "run the same `proponent index` command again, which computes it anew"
 
 FIRST = ".first"
 """In the name of a table as it is before the gradients, if it gets further arrays after them."""
@@ -46,6 +48,11 @@ class Outbox:
         self.bucket, self.folder, self.layout = bucket, folder, Layout(folder)
         self._notes: dict[str, Checksums] = {}
         self.sealed: Manifest | None = None
+
+    @property
+    def _plan(self) -> str:
+        """SHA-256 of the plan that is worked for; notes name it, so that parts of two plans never mix."""
+        return sums_of_file(self.layout.plan).sha256
 
     def take_plan(self) -> None:
         """Take the plan of the bucket, if there is one; leftovers of another plan are removed.
@@ -88,7 +95,7 @@ class Outbox:
         there = self.bucket.names()
         if MANIFEST in there:
             self._see_seal()
-        for name, sums in notes_in(self.bucket, there, self._notes).items():
+        for name, sums in notes_in(self.bucket, there, self._plan, self._notes).items():
             if refuse_name(self.folder, name) is None:
                 self._notes[name] = sums
         for path in self._finished_here():
@@ -96,9 +103,11 @@ class Outbox:
                 self.put(path)
 
     def _finished_here(self) -> Iterator[Path]:
+        """Files that are finished here, and not, or with other checksums, in the bucket."""
         for note in list(walk(self.folder)):
             path = note.with_name(note.name.removesuffix(NOTE))
-            if path != note and self.layout.name(path) not in self._notes and finished(path) is not None:
+            sums = None if path == note else finished(path)
+            if sums is not None and self._notes.get(self.layout.name(path)) != sums:
                 yield path
 
     def has(self, path: Path) -> bool:
@@ -109,7 +118,7 @@ class Outbox:
         """Whether a file is finished in the bucket now."""
         name = self.layout.name(path)
         if name not in self._notes:
-            sums = read_note(self.bucket, name)
+            sums = read_note(self.bucket, name, self._plan)
             if sums is not None and self.bucket.head(name) is not None:
                 self._notes[name] = sums
         return name in self._notes
@@ -136,6 +145,13 @@ class Outbox:
         write_note(path, sums)
         return sums
 
+    def fetch_again(self, path: Path) -> None:
+        """Fetch a file whose local bytes have changed since it was finished."""
+        disk.remove(note_of(path))
+        disk.remove(path)
+        if self.fetch(path) is None:
+            raise DamagedError(f"{path} differs from what was written and was removed: {AGAIN}")
+
     def fetch_all(self) -> None:
         """Fetch every finished file that is not here."""
         for name in list(self._notes):
@@ -147,11 +163,15 @@ class Outbox:
 
         Raises:
             MismatchError: it was finished by another machine, with other bytes.
+            DamagedError: it has changed here since it was finished.
         """
         name = _first(self.layout.name(path)) if first else self.layout.name(path)
         sums = finished(path)
         if sums is None or self._notes.get(name) == sums:
             return
+        if not has_blocks(path, sums):
+            disk.remove(note_of(path))
+            raise DamagedError(f"{path} differs from what was written: {AGAIN}")
         other = self._other(name)
         if other is None or (other == sums and self.bucket.head(name) is None):
             other = self._put(path, name, sums)
@@ -170,21 +190,32 @@ class Outbox:
             found = sums_of(self.bucket.chunks(name))
             if found != sums:
                 return found
-        if self.bucket.create(name + NOTE, sums.model_dump_json().encode()) is None:
+        if self.bucket.create(name + NOTE, note_text(sums, self._plan)) is None:
             return self._other(name)
         return None
 
     def _other(self, name: str) -> Checksums | None:
         """The checksums of a finished file in the bucket."""
-        found = read_note(self.bucket, name)
+        found = read_note(self.bucket, name, self._plan)
         if found is None:
             self._see_seal()
             found = None if self.sealed is None else self.sealed.files.get(name)
         return found
 
     def _see_seal(self) -> None:
-        if self.sealed is None and (found := self.bucket.read(MANIFEST, MOST_JSON)) is not None:
-            self.sealed = parse_manifest(self.layout.manifest, found[0])
+        if self.sealed is not None or (found := self.bucket.read(MANIFEST, MOST_JSON)) is None:
+            return
+        sealed = parse_manifest(self.layout.manifest, found[0])
+        plan = sealed.files.get(PLAN)
+        if plan is None or plan.sha256 != self._plan:
+            raise self._other_index()
+        self.sealed = sealed
+
+    def _other_index(self) -> MismatchError:
+        return MismatchError(
+            f"{self.bucket.url} holds another index by now, of another plan: nothing of this build was added to it; "
+            "choose another --out"
+        )
 
     def seal(self, manifest: Manifest, text: bytes) -> bytes:
         """Put the manifest, unless there is one; an equal index of another machine is as good.
@@ -195,6 +226,9 @@ class Outbox:
         Raises:
             MismatchError: another machine has sealed another index.
         """
+        plan = self.bucket.read(PLAN, MOST_JSON)
+        if plan is None or sums_of([plan[0]]).sha256 != self._plan:
+            raise self._other_index()
         if self.bucket.create(MANIFEST, text) is None:
             found = self.bucket.read(MANIFEST, MOST_JSON)
             self._see_seal()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from proponent import disk
 from proponent.buckets import PIECE, Bucket, Held
-from proponent.errors import DamagedError
+from proponent.errors import DamagedError, InputError
 from proponent.store.checksums import BLOCK, Checksums
 from proponent.store.door import ANY, FOLDERS, MOST_NOTE
 from proponent.store.files import NOTE
@@ -42,7 +42,12 @@ class RemoteFile:
 
     def fill(self, blocks: Sequence[int]) -> None:
         """Fetch blocks into the local file."""
-        opened = disk.reopen(self.path)
+        try:
+            opened = disk.reopen(self.path)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"the cache of {self.bucket.url} was removed while the index was open: open it again"
+            ) from error
         try:
             for some in _portions(spans_of(blocks, self.path.stat().st_size)):
                 for (begin, _), data in zip(some, self._ranges(some), strict=True):
@@ -78,20 +83,33 @@ def _portions(spans: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]
         yield held
 
 
-def read_note(bucket: Bucket, name: str) -> Checksums | None:
-    """The note of a file in a bucket."""
+class Note(Checksums):
+    """What completes a file in a bucket: its checksums, and the plan that it was computed for."""
+
+    plan: str  # SHA-256
+
+
+def note_text(sums: Checksums, plan: str) -> bytes:
+    """A note as it is put."""
+    return Note(**sums.model_dump(), plan=plan).model_dump_json().encode()
+
+
+def read_note(bucket: Bucket, name: str, plan: str) -> Checksums | None:
+    """The checksums in the note of a file in a bucket; None if there is none for this plan."""
     found = bucket.read(name + NOTE, MOST_NOTE)
     try:
-        sums = None if found is None else Checksums.model_validate_json(found[0])
+        note = None if found is None else Note.model_validate_json(found[0])
     except ValueError:
         return None
-    return sums if sums is not None and sums.fits else None
+    if note is None or not note.fits or note.plan != plan:
+        return None
+    return Checksums(**note.model_dump(exclude={"plan"}))
 
 
 def lay(path: Path, size: int) -> None:
     """Create a file of zeros that takes no space; it is not synced: its bytes come later."""
-    disk.make_folder(path.parent)
     try:
+        disk.make_folder(path.parent)
         with disk.full_disk_named(here()):
             fresh = disk.temporary(path)
             opened = disk.create(fresh, mode=0o600)
@@ -99,9 +117,19 @@ def lay(path: Path, size: int) -> None:
                 disk.truncate(opened, min(size, ANY))
             finally:
                 disk.close(opened)
-            disk.rename(fresh, path)
+            _give_name(fresh, path, size)
     except OSError as error:
-        raise DamagedError(f"{path} has {size:,} bytes, which no file here can have ({error.strerror})") from error
+        raise DamagedError(f"{path} cannot be a file of {size:,} bytes here ({error.strerror}): {WAY_OUT}") from error
+
+
+def _give_name(fresh: Path, path: Path, size: int) -> None:
+    """Name a new file, unless another process was first: what is mapped already must stay the file that is filled."""
+    try:
+        disk.link(fresh, path)
+    except OSError:
+        if not has_size(path, size):
+            disk.rename(fresh, path)
+    disk.remove(fresh)
 
 
 def has_size(path: Path, size: int) -> bool:
@@ -124,10 +152,10 @@ def spans_of(blocks: Sequence[int], size: int) -> list[tuple[int, int]]:
     return found
 
 
-def notes_in(bucket: Bucket, there: Mapping[str, Held], known: Collection[str] = ()) -> dict[str, Checksums]:
-    """The notes in a bucket, by the file that each is of; what is no note of a file that is there is no note."""
+def notes_in(bucket: Bucket, there: Mapping[str, Held], plan: str, known: Collection[str] = ()) -> dict[str, Checksums]:
+    """The notes of a plan in a bucket, by the file that each is of; a note without its file is none."""
     noted = [one.removesuffix(NOTE) for one in there if one.endswith(NOTE)]
     names = [one for one in noted if one in there and one not in known and one.partition("/")[0] in FOLDERS]
     with ThreadPoolExecutor(READERS) as pool:
-        found = dict(zip(names, pool.map(partial(read_note, bucket), names), strict=True))
+        found = dict(zip(names, pool.map(partial(read_note, bucket, plan=plan), names), strict=True))
     return {name: sums for name, sums in found.items() if sums is not None and sums.size == there[name].size}

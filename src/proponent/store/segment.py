@@ -227,11 +227,12 @@ class Segment:
         return gather_features(self.n, labels, {at: self.shards(at) for at in self._files.checkpoints})
 
 
-def hashed_ids(segment: Segment) -> UInt64[np.ndarray, " k"] | None:
-    """Hashes of the ids of a segment's examples that are not deleted; None if one has no id."""
-    ids = segment.examples.column("id")
-    if None in ids:
-        return None
-    kept = segment.kept.tolist()
-    found = (xxhash.xxh3_64_intdigest(one.encode()) for one, stays in zip(ids, kept, strict=True) if stays)
-    return np.fromiter(found, dtype=np.uint64)
+def kept_ids(segment: Segment) -> list[str]:
+    """Ids of the examples that are not deleted; those without one are left out."""
+    pairs = zip(segment.examples.column("id"), segment.kept.tolist(), strict=True)
+    return [one for one, kept in pairs if kept and one is not None]
+
+
+def hashed_ids(segment: Segment) -> UInt64[np.ndarray, " k"]:
+    """Hashes of `kept_ids`."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(one.encode()) for one in kept_ids(segment)), dtype=np.uint64)

@@ -64,7 +64,7 @@ def verify(
     files = _sealed_files(layout) if sealed else _noted_files(layout)
     mirror = mirror_of(folder)
     # of an index in a bucket, its objects are checked
-    read = _from_disk if mirror is None else mirror.download
+    read = _from_disk if mirror is None else mirror.sums
     damage = [found for name, sums in each(sorted(files.items())) if (found := _check(folder, name, sums, read))]
     if not damage and sealed:
         damage += _counts(folder)
@@ -167,7 +167,7 @@ def _equal_ids(store: Store) -> Iterator[Damage]:
             hashes = hashed_ids(segment)
         except DamagedError:
             return  # reported already
-        if hashes is None:
+        if len(hashes) < int(segment.kept.sum()):
             yield Damage(store.layout.name(segment.examples.path), "contains an example without an id")
             return
         known[count : count + len(hashes)] = hashes
@@ -184,7 +184,7 @@ def _second_file(store: Store, wanted: int) -> str:
     seen, name = 0, MANIFEST
     for segment in store.segments:
         hashes = hashed_ids(segment)
-        if seen < 2 and hashes is not None and (hashes == wanted).any():
+        if seen < 2 and (hashes == wanted).any():
             seen, name = seen + int((hashes == wanted).sum()), store.layout.name(segment.examples.path)
     return name
 

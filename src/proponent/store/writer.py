@@ -204,7 +204,11 @@ class Writer:
                 self._outbox.fetch_all()
             noted = list(self._noted())
             for path, sums in noted:
-                if not has_blocks(path, sums):  # of any process that took part
+                if has_blocks(path, sums):  # of any process that took part
+                    continue
+                if self._outbox is not None:
+                    self._outbox.fetch_again(path)
+                else:
                     raise DamagedError(
                         f"{path} differs from what was written: run the same `proponent index` command again with "
                         "--repair, which computes it anew"
