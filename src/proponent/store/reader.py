@@ -274,7 +274,11 @@ class Store:
             raise InputError(f"{path} is not there yet: run the same `proponent index` command again to resume")
         if sums is None:
             raise DamagedError(f"{path} is not part of the index: build it again")
-        return MappedTensors(path, sums, None if self._mirror is None else self._mirror.file(path).fill)
+        if self._mirror is None:
+            return MappedTensors(path, sums)
+        remote = self._mirror.file(path)
+        remote.refuse_removed()
+        return MappedTensors(path, sums, remote.fill)
 
     def _checked(self, path: Path) -> Path:
         """Check a whole file against its checksums before its first use."""

@@ -42,12 +42,8 @@ class RemoteFile:
 
     def fill(self, blocks: Sequence[int]) -> None:
         """Fetch blocks into the local file."""
-        try:
-            opened = disk.reopen(self.path)
-        except FileNotFoundError as error:
-            raise InputError(
-                f"the cache of {self.bucket.url} was removed while the index was open: open it again"
-            ) from error
+        self.refuse_removed()
+        opened = disk.reopen(self.path)
         try:
             for some in _portions(spans_of(blocks, self.path.stat().st_size)):
                 for (begin, _), data in zip(some, self._ranges(some), strict=True):
@@ -55,6 +51,11 @@ class RemoteFile:
                         disk.write_all(opened, data, begin)
         finally:
             disk.close(opened)
+
+    def refuse_removed(self) -> None:
+        """Refuse to go on when the user has removed the cache of an open index."""
+        if not self.path.is_file():
+            raise InputError(f"the cache of {self.bucket.url} was removed while the index was open: open it again")
 
     def _ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         try:
