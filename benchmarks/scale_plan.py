@@ -39,14 +39,17 @@ PLAN = """
 ## On paper, to 1e9 examples
 
 Examples of {length} tokens, one checkpoint, extrapolated per token and per example from the tables above. Nothing above
-1e7 examples was run. Hours of a core divide by the number of cores: shards are independent ([devices](devices.md)).
+1e7 examples was run. The last two columns are for the small rows of the table before, in proportion to 1e7: below it
+that table has what was measured. SmolLM2's plain pass is that to its adapter, its build the whole command. Hours of a
+core divide by the number of cores: shards are independent ([devices](devices.md)).
 
 """
 
 AFTER = """
 What bounds each size:
 
-- **to 1e7**: one machine. The index fits on a disk, `merge` needs the same space again, a question takes {question} s.
+- **to 1e7**: one machine, where one index holds them (next point); `merge` needs the same space again; a question takes
+  {question} s with 8 small rows per example.
 - **Two terabytes** bound one index: a reader loads a manifest of at most 128 MiB, which has 16 characters for each
   block of 256 KiB. That is {most:,.0f} million examples of {length} tokens with the smallest model in 32 bits.
 - **1e8 and more**: the build wants tens to hundreds of processes (`--slurm`, `--engine ray`, `--shard`) and a shared
@@ -129,7 +132,7 @@ def plan_table(found: dict[str, dict[str, float]], ten: dict[str, Any]) -> str:
     last = ten["sizes"][-1]
     merge, search = last["merge"]["s"] / last["n"], last["pruned"]["query, ms (median)"] / last["n"]
     heads = ["examples", *(f"build, core hours: {model}" for model in found)]
-    heads += ["TB (fp32)", "`merge`, h (fp16, width 32)", "a question, s (fp16, width 32)"]
+    heads += ["TB (fp32)", "`merge`, h (8 rows of width 32, fp16)", "a question, s (the same)"]
     widest = {model: (one["forms"] + one["postings"]) * LENGTH for model, one in found.items()}
     rows: list[list[object]] = []
     for n in SIZES:

@@ -20,8 +20,10 @@ def plan_by_shapes(
     run: Path, method: MethodOptions, building: BuildOptions, model: SplitOptions, output: OutputOptions
 ) -> None:
     """Print the memory of weights and of a pass over one text, and the GPUs that suffice."""
-    if model.device_map is not None or model.device != "auto":
-        raise InputError("without DATA nothing runs on a device: leave --device and --device-map out, or give DATA")
+    if model.device_map is not None or model.device != "auto" or model.max_memory is not None:
+        raise InputError(
+            "without DATA nothing runs on a device: leave --device, --device-map and --max-memory out, or give DATA"
+        )
     from proponent.cost.shapes import cards_needed, scored_by, shape_forecast
     from proponent.models.placement import Placement
     from proponent.models.shapes import model_of_shapes
@@ -30,7 +32,13 @@ def plan_by_shapes(
     shapes, card = model_of_shapes(run, base=model.base, trust_remote_code=model.trust_remote_code)
     scored = scored_by(method.changed(method.method) if method.method else None, adapter=card.adapter)
     tokens = building.max_length or min(card.max_length or TOKENS, TOKENS)
-    found = shape_forecast(shapes, scored=scored, dtype=dtype, tokens=tokens)
+    try:
+        found = shape_forecast(shapes, scored=scored, dtype=dtype, tokens=tokens)
+    except (RuntimeError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+        raise InputError(
+            f"{run}: no pass of this model can be made from its shapes alone (encoder-decoders, mixtures of experts in "
+            f"float32, or a damaged config.json: {type(error).__name__}): give DATA, then a few batches are measured"
+        ) from error
     cards = {f"{size} GB": cards_needed(shapes, found, size * 10**9) for size in SIZES}
     rows = [
         ("weights", spelled_bytes(found.weights)),
